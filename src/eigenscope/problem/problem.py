@@ -1,0 +1,139 @@
+"""The problem: a network, its data, and the numbers asked of it."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from eigenscope._types import OutputSpec
+from eigenscope.problem.data import Batches, ModelInputs
+from eigenscope.problem.model import (
+    call_model,
+    device_and_dtype,
+    require_finite_weights,
+    require_repeatable,
+)
+from eigenscope.problem.outputs import require_output, transform_outputs
+from eigenscope.problem.parameters import select_parameters
+
+_PROBE_SAMPLES = 4
+
+
+@final
+class Problem:
+    """A network f_θ, a data set x_1 … x_n, and the output z = f_θ(x) in ℝᵏ.
+
+    Everything is checked before any work starts: weights and inputs are finite, two
+    passes over the data agree, and the model answers twice the same. The model is
+    used as it is (device, dtype, mode) and left as it was found.
+
+    Args:
+        model: Any module.
+        data: A tensor, an (inputs, targets) tuple, a `Dataset`, a `DataLoader`, or
+            any re-iterable of batches. A batch is a tensor, a pair (inputs, targets)
+            or a mapping of keyword arguments. A list is a list of batches.
+        loss: The loss (raw output, targets) → scalar; Jacobians do not need it.
+        output: "logits" (the raw output, flattened), "probabilities" or
+            "log_probabilities" (softmax over axis 1), or a callable of the raw output.
+        params: Parameters by name, glob or a sequence of these; None for all that
+            require gradients.
+        batch_size: Samples per batch where the data does not say, and per chunk of
+            the engines; None chooses.
+        labels: The entry of a mapping batch that is the target.
+
+    Raises:
+        TypeError: If the model is no module or the data of no supported kind.
+        ValueError: If an option is wrong, data or weights are not finite, or the
+            model is random.
+        DataChangedError: If two passes over the data differ.
+
+    Cost:
+        Two passes over the data (one for plain tensors) and two forward passes of
+        a few samples.
+
+    Example:
+        >>> problem = Problem(nn.Linear(3, 2), torch.ones(5, 3))
+        >>> problem.num_samples, problem.num_outputs
+        (5, 2)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: object,
+        *,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        output: OutputSpec = "logits",
+        params: str | Sequence[str] | None = None,
+        batch_size: int | None = None,
+        labels: str = "labels",
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a torch.nn.Module; got {type(model).__name__}."
+            )
+        require_output(output)
+        require_finite_weights(model)
+        self.model = model
+        self.loss = loss
+        self.output: OutputSpec = output
+        self.params = select_parameters(model, params)
+        device, dtype = device_and_dtype(model)
+        self.batches = Batches(
+            data, batch_size=batch_size, labels=labels, device=device, dtype=dtype
+        )
+        probe = self.batches.first(_PROBE_SAMPLES)
+        raw = require_repeatable(model, probe.inputs)
+        _require_sample_axis(raw, probe.size)
+        self.raw_shape = tuple(raw.shape[1:])
+        self.num_samples = self.batches.num_samples
+        self.num_outputs = transform_outputs(raw, output).shape[1]
+        self.device = raw.device
+        self.dtype = raw.dtype
+
+    def raw(self, inputs: ModelInputs) -> Tensor:
+        """Return the raw output z for one batch of inputs."""
+        return call_model(self.model, inputs)
+
+    def with_output(self, output: OutputSpec) -> "Problem":
+        """Return the same problem with another output of the same network.
+
+        The data is shared and not read again.
+
+        Args:
+            output: As at construction.
+
+        Returns:
+            A new problem.
+        """
+        require_output(output)
+        other = object.__new__(Problem)
+        other.__dict__.update(self.__dict__)
+        other.output = output
+        raw = torch.zeros(1, *self.raw_shape, device=self.device, dtype=self.dtype)
+        other.num_outputs = transform_outputs(raw, output).shape[1]
+        return other
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return digests of the data and of the model's weights.
+
+        Returns:
+            Hexadecimal digests under "data" and "weights"; a resumed run compares
+            them with those that it started with.
+        """
+        state = hashlib.blake2b(digest_size=16)
+        for name, tensor in self.model.state_dict().items():
+            state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            state.update(data.numpy().data)
+        return {"data": self.batches.fingerprint(), "weights": state.hexdigest()}
+
+
+def _require_sample_axis(raw: Tensor, size: int) -> None:
+    if raw.ndim == 0 or len(raw) != size:
+        raise ValueError(
+            f"the model must return one row per sample; {size} samples gave shape "
+            f"{tuple(raw.shape)}. Give the data a sample axis or wrap the model."
+        )
