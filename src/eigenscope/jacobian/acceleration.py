@@ -1,0 +1,184 @@
+"""A faster network with the same Jacobian: folded BatchNorm and channels-last memory.
+
+In eval mode BatchNorm is an affine map per channel and folds into the convolution
+or linear layer before it. What comes out is proven against the original in float64
+before it is used; what cannot be traced stays as it is.
+"""
+
+import copy
+import re
+from typing import cast, final
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from eigenscope.autodiff import (
+    differentiable_copy,
+    recording,
+    vector_jacobian_product,
+)
+from eigenscope.jacobian.independence import leaf_of, with_leaf
+from eigenscope.problem import ModelInputs, call_model
+
+_FOLDABLE: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_SELECTS_BY_SIZE = re.compile(r"(?<!soft)max|min|topk|sort|median|kthvalue")
+_RELATIVE_TOLERANCE = 1e-9
+
+
+@final
+class Acceleration:
+    """A private copy of a network, folded and laid out for speed.
+
+    Attributes:
+        module: The copy; shares nothing that is written to.
+        num_folded: BatchNorms that went into the layer before them.
+        channels_last: Whether convolutions run in channels-last memory.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, *, num_folded: int, channels_last: bool
+    ) -> None:
+        self.module = module
+        self.num_folded = num_folded
+        self.channels_last = channels_last
+
+
+def accelerate(
+    model: nn.Module, inputs: ModelInputs, *, entry: str | None
+) -> Acceleration | None:
+    """Return a proven faster copy of the model, or None where there is none.
+
+    Args:
+        model: The network, left as it is.
+        inputs: A few samples to prove the copy on.
+        entry: Entry of a mapping input that is differentiated.
+
+    Returns:
+        The accelerated copy, or None if the model cannot be traced, has nothing to
+        gain, or the copy's derivative differs.
+
+    Cost:
+        Two copies of the model in float64 for the proof, of which one stays in the
+        model's own precision; a few passes of the samples in float64.
+    """
+    first = next(model.parameters(), None)
+    if first is None or not first.is_floating_point() or _has_hooks(model):
+        return None
+    try:
+        shared = fx.symbolic_trace(model)
+    except Exception:  # tracing runs the user's forward with proxies: anything goes
+        return None
+    traced = copy.deepcopy(shared).requires_grad_(requires_grad=False)
+    traced = traced.to("cpu", torch.float64)
+    num_folded = _fold_batch_norms(traced)
+    channels_last = _gains_from_channels_last(traced, inputs)
+    if not num_folded and not channels_last:
+        return None
+    original = copy.deepcopy(model).to("cpu", torch.float64)
+    if not _same_derivative(original, traced, inputs, entry):
+        return None
+    traced = traced.to(first.device, first.dtype)
+    if channels_last:
+        traced = traced.to(memory_format=torch.channels_last)
+    return Acceleration(traced, num_folded=num_folded, channels_last=channels_last)
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    """Return whether calling a module does more than its forward."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return any(getattr(m, kind, None) for m in model.modules() for kind in kinds)
+
+
+def _fold_batch_norms(traced: fx.GraphModule) -> int:
+    modules: dict[str, nn.Module] = dict(traced.named_modules())
+    calls = [
+        str(node.target) for node in traced.graph.nodes if node.op == "call_module"
+    ]
+    folded = 0
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module" or not _is_frozen_norm(modules[str(node.target)]):
+            continue
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        name = str(before.target)
+        alone = len(before.users) == 1 and calls.count(name) == 1
+        if not alone or type(modules[name]) not in _FOLDABLE:
+            continue
+        norm = cast("nn.BatchNorm2d", modules[str(node.target)])
+        modules[name] = _fused(modules[name], norm)
+        traced.set_submodule(name, modules[name])
+        node.replace_all_uses_with(before)
+        traced.graph.erase_node(node)
+        folded += 1
+    traced.recompile()
+    return folded
+
+
+def _is_frozen_norm(module: nn.Module) -> bool:
+    return (
+        type(module) in _BATCH_NORMS
+        and not module.training
+        and getattr(module, "running_mean", None) is not None
+    )
+
+
+def _fused(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        fused = fuse_linear_bn_eval(layer, cast("nn.BatchNorm1d", norm))
+    else:
+        fused = fuse_conv_bn_eval(cast("nn.Conv2d", layer), norm)
+    return fused.requires_grad_(requires_grad=False)
+
+
+def _gains_from_channels_last(traced: fx.GraphModule, inputs: ModelInputs) -> bool:
+    """Return whether there are 2-D convolutions whose result no tie can change.
+
+    Max-pooling and the like pick the first of tied entries in memory order, and
+    constant image borders tie often; there the layout would change the Jacobian.
+    """
+    images = isinstance(inputs, Tensor) and inputs.ndim == 4
+    if not images or cast("Tensor", inputs).dtype == torch.float64:
+        return False
+    modules = dict(traced.named_modules())
+    names: list[str] = []
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            names.append(type(modules[str(node.target)]).__name__.lower())
+        elif node.op in {"call_function", "call_method"}:
+            names.append(getattr(node.target, "__name__", str(node.target)))
+    has_convolution = any("conv2d" in name for name in names)
+    return has_convolution and not any(_SELECTS_BY_SIZE.search(name) for name in names)
+
+
+def _same_derivative(
+    model: nn.Module,
+    traced: fx.GraphModule,
+    inputs: ModelInputs,
+    entry: str | None,
+) -> bool:
+    expected = _probe_product(model, inputs, entry)
+    found = _probe_product(traced, inputs, entry)
+    scale = float(expected.abs().max())
+    return float((found - expected).abs().max()) <= _RELATIVE_TOLERANCE * scale
+
+
+def _probe_product(module: nn.Module, inputs: ModelInputs, entry: str | None) -> Tensor:
+    """Return a random vector-Jacobian product of a float64 module on the CPU."""
+    with recording():
+        leaf = differentiable_copy(leaf_of(inputs, entry).to("cpu", torch.float64))
+        raw = call_model(module, with_leaf(_on_cpu(inputs), entry, leaf))
+        generator = torch.Generator().manual_seed(0)
+        seed = torch.randn(raw.shape, generator=generator, dtype=torch.float64)
+        return vector_jacobian_product(raw, leaf, seed, keep_graph=False)
+
+
+def _on_cpu(inputs: ModelInputs) -> ModelInputs:
+    if isinstance(inputs, Tensor):
+        return inputs.cpu()
+    return {
+        key: value.cpu() if isinstance(value, Tensor) else value
+        for key, value in inputs.items()
+    }

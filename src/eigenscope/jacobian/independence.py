@@ -1,0 +1,133 @@
+"""Per-sample derivatives need samples that do not influence each other: checked."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from eigenscope.autodiff import (
+    differentiable_copy,
+    recording,
+    vector_jacobian_product,
+)
+from eigenscope.problem import Batch, ModelInputs, Problem, flatten_outputs
+
+
+def differentiable_entry(inputs: ModelInputs) -> str | None:
+    """Return the mapping entry that is differentiated, None for a plain tensor.
+
+    Args:
+        inputs: One batch of inputs.
+
+    Returns:
+        The name of the only floating-point entry of a mapping.
+
+    Raises:
+        TypeError: If there is no floating-point input, or more than one.
+    """
+    if isinstance(inputs, Tensor):
+        if not inputs.is_floating_point():
+            raise TypeError(
+                "an input Jacobian needs floating-point inputs; got "
+                f"{inputs.dtype}. Convert them, or differentiate by the embedding of "
+                "integer tokens instead."
+            )
+        return None
+    floating = [
+        key
+        for key, value in inputs.items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    ]
+    if len(floating) != 1:
+        raise TypeError(
+            "an input Jacobian needs exactly one floating-point entry in a mapping "
+            f"batch; got {floating or 'none'} among {sorted(inputs)}. Wrap the model "
+            "so that the others are fixed."
+        )
+    return floating[0]
+
+
+def leaf_of(inputs: ModelInputs, entry: str | None) -> Tensor:
+    """Return the tensor of a batch that is differentiated."""
+    return cast("Tensor", inputs if entry is None else inputs[cast("Any", entry)])
+
+
+def with_leaf(inputs: ModelInputs, entry: str | None, leaf: Tensor) -> ModelInputs:
+    """Return the batch's inputs with the differentiated tensor put in its place."""
+    if entry is None:
+        return leaf
+    return cast("dict[str, Any]", inputs) | {entry: leaf}
+
+
+def require_independent_samples(
+    problem: Problem, probe: Batch, entry: str | None
+) -> None:
+    """Raise if one sample's output depends on another sample's input, or on none.
+
+    Args:
+        problem: The problem.
+        probe: A few samples of it.
+        entry: Entry of a mapping batch that is differentiated.
+
+    Raises:
+        ValueError: If the model mixes samples or ignores its input.
+    """
+    inputs = _at_least_two(probe.inputs, probe.size)
+    with recording():
+        leaf = differentiable_copy(leaf_of(inputs, entry))
+        outputs = flatten_outputs(problem.raw(with_leaf(inputs, entry, leaf)))
+        if not outputs.requires_grad:
+            raise ValueError(
+                "the model's output must depend on its input; it carries no gradient. "
+                "Look for .detach(), torch.no_grad() or integer arithmetic in forward."
+            )
+        depends = False
+        for sample in (0, len(leaf) - 1):
+            seed = torch.zeros_like(outputs)
+            seed[sample] = torch.linspace(1, 2, outputs.shape[1]).to(seed)
+            product = vector_jacobian_product(outputs, leaf, seed, keep_graph=True)
+            others = [i for i in range(len(leaf)) if i != sample]
+            mixed = product[others].flatten(1).abs().amax(1) > 0
+            depends |= bool(product[sample].abs().max() > 0)
+            if bool(mixed.any()):
+                other = others[int(mixed.nonzero()[0, 0])]
+                raise ValueError(
+                    "per-sample derivatives need every sample to be independent of "
+                    f"the others; the output of sample {sample} depends on the input "
+                    f"of sample {other}. Is axis 0 the sample axis, and is the model "
+                    "in eval mode?"
+                )
+    if not depends:
+        _require_change(problem, inputs, entry, outputs)
+
+
+def _require_change(
+    problem: Problem, inputs: ModelInputs, entry: str | None, outputs: Tensor
+) -> None:
+    """Tell a saturated sample, whose derivative is zero, from a constant network.
+
+    Raises:
+        ValueError: If quite different inputs give the same output.
+    """
+    with torch.no_grad():
+        moved = 1 - 3 * leaf_of(inputs, entry)
+        other = flatten_outputs(problem.raw(with_leaf(inputs, entry, moved)))
+    if torch.equal(outputs, other):
+        raise ValueError(
+            "the model's output must depend on its input; its derivative is zero and "
+            "other inputs give the same output. Check that the network is not "
+            "constant (detached input, dead units, zero weights)."
+        )
+
+
+def _at_least_two(inputs: ModelInputs, size: int) -> ModelInputs:
+    if size > 1:
+        return inputs
+    if isinstance(inputs, Tensor):
+        return torch.cat([inputs, inputs])
+    return {
+        key: torch.cat([value, value])
+        if isinstance(value, Tensor) and value.ndim > 0
+        else value
+        for key, value in inputs.items()
+    }
