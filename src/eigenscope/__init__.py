@@ -1,1 +1,69 @@
-"""Spectra of PyTorch networks."""
+"""Spectra of PyTorch networks: exact when they fit, with error bars when they don't.
+
+`import eigenscope as es`; every public name is an attribute of this module and is
+loaded, with torch, when it is first used.
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eigenscope.analysis import PowerLaw, fit_power_law, wasserstein
+    from eigenscope.estimators import spectrum, top_eigenpairs
+    from eigenscope.jacobian import input_jacobian
+    from eigenscope.operators import Dense, InputJacobian, gram
+    from eigenscope.problem import DataChangedError, Problem
+    from eigenscope.spectra import Density, Eigenpairs, Spectrum
+    from eigenscope.store import Run
+
+__all__ = [
+    "DataChangedError",
+    "Dense",
+    "Density",
+    "Eigenpairs",
+    "InputJacobian",
+    "PowerLaw",
+    "Problem",
+    "Run",
+    "Spectrum",
+    "fit_power_law",
+    "gram",
+    "input_jacobian",
+    "spectrum",
+    "top_eigenpairs",
+    "wasserstein",
+]
+
+__version__ = version("eigenscope")
+
+_HOMES = {
+    "DataChangedError": "problem",
+    "Dense": "operators",
+    "Density": "spectra",
+    "Eigenpairs": "spectra",
+    "InputJacobian": "operators",
+    "PowerLaw": "analysis",
+    "Problem": "problem",
+    "Run": "store",
+    "Spectrum": "spectra",
+    "fit_power_law": "analysis",
+    "gram": "operators",
+    "input_jacobian": "jacobian",
+    "spectrum": "estimators",
+    "top_eigenpairs": "estimators",
+    "wasserstein": "analysis",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eigenscope' has no attribute {name!r}")
+    home = importlib.import_module(f"eigenscope.{_HOMES[name]}")
+    value = getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -149,7 +149,7 @@ class InputJacobianEngine:
         raw = raw.detach()
         weight = None if last is None else last.weight
         for output, result in named:
-            _combine(rows, raw, output, weight, result)
+            transform_rows(rows, raw, output, result, weight=weight)
         for result in results:
             _require_finite(result, batch.start)
         return raw
@@ -305,15 +305,33 @@ def _copy_rows(
         result[:, column] = row
 
 
-def _combine(
-    rows: Tensor, raw: Tensor, output: OutputSpec, weight: Tensor | None, result: Tensor
+def transform_rows(
+    rows: Float[Tensor, "sample row *input"],
+    raw: Tensor,
+    output: OutputSpec,
+    result: Float[Tensor, "sample output *input"],
+    *,
+    weight: Float[Tensor, "output row"] | None = None,
 ) -> None:
-    """Write (∂output/∂z · W) · rows into the result, W the last linear layer if any."""
+    """Write the Jacobian of a named output, T · W · rows, into `result`.
+
+    T is the derivative of the output by the logits, W the last linear layer if the
+    rows are those of its inputs.
+
+    Args:
+        rows: Jacobians of the logits or of the features before W.
+        raw: Raw outputs of the same samples.
+        output: "logits", "probabilities" or "log_probabilities".
+        result: Overwritten; may be `rows` itself for logits without W.
+        weight: W, or None if the rows are the logits'.
+    """
     num_samples = len(rows)
     flat, target = rows.flatten(2), result.view(num_samples, result.shape[1], -1)
     if output == "logits":
         if weight is not None:
             torch.bmm(weight.expand(num_samples, *weight.shape), flat, out=target)
+        elif target.data_ptr() != flat.data_ptr():
+            target.copy_(flat)
         return
     derivative = output_derivative(raw, cast("Any", output))
     num_positions, num_classes = derivative.shape[1], derivative.shape[2]

@@ -28,6 +28,13 @@ class Batch:
     start: int
     size: int
 
+    def parts(self, size: int) -> Iterator["Batch"]:
+        """Yield the batch in parts of `size` samples; the last may be smaller."""
+        rest: Batch | None = self
+        while rest is not None:
+            head, rest = _split(rest, min(size, rest.size))
+            yield head
+
 
 @final
 class Batches:

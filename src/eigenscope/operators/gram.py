@@ -1,0 +1,279 @@
+"""Gram matrices of Jacobians, in memory or written tile by tile into a run."""
+
+from collections.abc import Iterator
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from eigenscope._types import Side, require_choice
+from eigenscope.budget import format_bytes, resolve
+from eigenscope.operators.base import Dense, Jacobian, SymmetricOperator
+from eigenscope.operators.gram_tiles import write_gram
+from eigenscope.operators.jacobian import InputJacobian
+from eigenscope.operators.products import add_lower_product, mirror_lower
+from eigenscope.store import Run, TiledArray
+
+_ROWS_TOGETHER = 2048
+
+
+@final
+class Gram(SymmetricOperator):
+    """𝒥𝒥ᵀ (side "rows") or 𝒥ᵀ𝒥 (side "columns") of a Jacobian 𝒥.
+
+    Made by `es.gram`. Both sides have the same non-zero eigenvalues.
+
+    Attributes:
+        factor: 𝒥.
+        side: "rows" or "columns".
+    """
+
+    def __init__(
+        self,
+        factor: Jacobian,
+        *,
+        side: Side,
+        accumulate: torch.dtype | None,
+        memory: str | int | None,
+    ) -> None:
+        require_choice("side", side, Side)
+        rows, columns = factor.shape
+        if side == "auto":
+            side = "rows" if rows <= columns else "columns"
+        self.factor = factor
+        self.side: Side = side
+        self._accumulate = accumulate or factor.dtype
+        self._memory = memory
+
+    @property
+    @override
+    def shape(self) -> tuple[int, int]:
+        size = self.factor.shape[0 if self.side == "rows" else 1]
+        return size, size
+
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        return self.factor.dtype
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self.factor.device
+
+    def other_side(self) -> "Gram":
+        """Return the Gram matrix of the other side, with the same non-zero spectrum."""
+        other: Side = "columns" if self.side == "rows" else "rows"
+        return Gram(
+            self.factor, side=other, accumulate=self._accumulate, memory=self._memory
+        )
+
+    @override
+    def multiply(
+        self, block: Float[Tensor, "column vector"]
+    ) -> Float[Tensor, "row vector"]:
+        if self.side == "rows":
+            return self.factor.multiply(self.factor.multiply_transpose(block))
+        result = torch.zeros_like(block)
+        for _, rows in self.factor.row_blocks():
+            result.addmm_(rows.T, rows @ block)
+        return result
+
+    @override
+    def multiply_transpose(
+        self, block: Float[Tensor, "row vector"]
+    ) -> Float[Tensor, "column vector"]:
+        return self.multiply(block)
+
+    @override
+    def diagonal(self) -> Float[Tensor, " row"]:
+        if self.side == "rows":
+            return self.factor.squared_row_norms()
+        return self.factor.squared_column_norms()
+
+    @override
+    def dense(self) -> Float[Tensor, "row column"]:
+        size = self.shape[0]
+        budget = resolve(self._memory)
+        rest = budget - size * size * self._accumulate.itemsize
+        if rest <= 0:
+            raise ValueError(
+                f"the {size} × {size} Gram matrix takes "
+                f"{format_bytes(budget - rest)} and must fit the memory budget of "
+                f"{format_bytes(budget)}. Give more memory, take the other side, or "
+                "write it to a run: es.gram(jacobian).write(run)."
+            )
+        result = torch.empty(size, size, dtype=self._accumulate, device=self.device)
+        fresh = True
+        for panel in self._panels(rest):
+            add_lower_product(result, panel, fresh=fresh)
+            fresh = False
+        mirror_lower(result)
+        return result
+
+    def _panels(self, max_bytes: int) -> Iterator[Tensor]:
+        """Yield matrices P with Σ P Pᵀ the Gram matrix, each within the memory."""
+        rows, columns = self.factor.shape
+        if self.side == "rows":
+            yield from self.factor.column_panels(max_bytes)
+        elif rows * columns * self.factor.dtype.itemsize <= max_bytes:
+            yield self.factor.dense().T
+        else:
+            together = max(1, min(_ROWS_TOGETHER, max_bytes // columns // 16))
+            for panel in _gathered(self.factor.row_blocks(), together):
+                yield panel.T
+
+    def write(self, run: Run, *, name: str = "gram") -> "StoredGram":
+        """Write the lower triangle into a run, tile by tile; what is there stays.
+
+        The Jacobian goes to the run first, unless it is there, so every tile needs no
+        more than reading.
+
+        Args:
+            run: A run that is open for writing.
+            name: The array's name.
+
+        Returns:
+            The stored matrix.
+
+        Raises:
+            ValueError: If the Jacobian is no `InputJacobian`, or a tile does not fit.
+            OSError: If the disk is too small; before work starts where that is known.
+
+        Cost:
+            D(D + 1) · columns operations, D² numbers on disk at most, and reading the
+            Jacobian about D / tile times.
+        """
+        if not isinstance(self.factor, InputJacobian):
+            raise ValueError(
+                "only the Gram matrix of an InputJacobian can be written to a run; got "
+                f"{type(self.factor).__name__}. Use dense()."
+            )
+        run.require_space(
+            self.shape[0] * (self.shape[0] + 1) // 2 * self.dtype.itemsize
+        )
+        stored = self.factor.write(run)
+        return StoredGram(
+            write_gram(
+                stored, self.side, self._accumulate, run, name, resolve(self._memory)
+            )
+        )
+
+
+@final
+class StoredGram(SymmetricOperator):
+    """A symmetric matrix whose lower triangle of tiles is in a run."""
+
+    def __init__(self, array: TiledArray) -> None:
+        self.array = array
+        self._dtype = torch.from_numpy(array[:0]).dtype
+
+    @property
+    @override
+    def shape(self) -> tuple[int, int]:
+        return self.array.shape[0], self.array.shape[1]
+
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @override
+    def multiply(
+        self, block: Float[Tensor, "column vector"]
+    ) -> Float[Tensor, "row vector"]:
+        result = torch.zeros_like(block)
+        for rows, columns, tile in self._tiles():
+            result[rows] += tile @ block[columns]
+            if rows != columns:
+                result[columns] += tile.T @ block[rows]
+        return result
+
+    @override
+    def multiply_transpose(
+        self, block: Float[Tensor, "row vector"]
+    ) -> Float[Tensor, "column vector"]:
+        return self.multiply(block)
+
+    @override
+    def diagonal(self) -> Float[Tensor, " row"]:
+        parts = [
+            tile.diagonal() for rows, columns, tile in self._tiles() if rows == columns
+        ]
+        return torch.cat(parts)
+
+    @override
+    def dense(self) -> Float[Tensor, "row column"]:
+        result = torch.empty(self.shape, dtype=self.dtype)
+        for rows, columns, tile in self._tiles():
+            result[rows, columns] = tile
+        mirror_lower(result)
+        return result
+
+    def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        for row in range(self.array.grid[0]):
+            for column in range(row + 1):
+                rows, columns = self.array.selection((row, column))
+                tile = torch.from_numpy(self.array.read_tile((row, column)))
+                yield rows, columns, tile
+
+
+def gram(
+    jacobian: Jacobian | Float[Tensor, "row column"],
+    *,
+    side: Side = "auto",
+    accumulate: torch.dtype | None = None,
+    memory: str | int | None = None,
+) -> Gram:
+    """𝒥𝒥ᵀ or 𝒥ᵀ𝒥 as a symmetric operator; one triangle is computed and mirrored.
+
+    Exact to rounding: entries carry an error of about ε·‖row‖² of the dtype that the
+    products are taken in, so eigenvalues below ε·λ_max·√D are rounding.
+
+    Args:
+        jacobian: 𝒥, or a matrix.
+        side: "rows" for 𝒥𝒥ᵀ, "columns" for 𝒥ᵀ𝒥, "auto" for the smaller one.
+        accumulate: A wider dtype to add up partial products in; None for 𝒥's own.
+        memory: Budget such as "4GiB" for the dense form; None for half of what is
+            available.
+
+    Returns:
+        The operator, with products, an exact `diagonal()`, `dense()` and `write(run)`.
+
+    Raises:
+        ValueError: If `side` is unknown.
+
+    Cost:
+        `dense()`: D² · (other dimension) operations and 𝒥 once; 𝒥 is cut into panels
+        of outputs where it does not fit the budget beside the result.
+
+    Example:
+        >>> G = gram(torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]))
+        >>> G.side, G.dense().tolist(), G.diagonal().tolist()
+        ('rows', [[5.0, 0.0], [0.0, 9.0]], [5.0, 9.0])
+    """
+    factor = Dense(jacobian) if isinstance(jacobian, Tensor) else jacobian
+    return Gram(factor, side=side, accumulate=accumulate, memory=memory)
+
+
+def _gathered(blocks: Iterator[tuple[int, Tensor]], together: int) -> Iterator[Tensor]:
+    """Yield the rows of small blocks in larger ones, in memory that is used again."""
+    buffer, filled = torch.empty(0), 0
+    for _, rows in blocks:
+        if not len(buffer):
+            size = max(together, len(rows))
+            buffer = rows.new_empty(size, rows.shape[1])
+        if filled + len(rows) > len(buffer):
+            yield buffer[:filled]
+            filled = 0
+        buffer[filled : filled + len(rows)] = rows
+        filled += len(rows)
+    if filled:
+        yield buffer[:filled]

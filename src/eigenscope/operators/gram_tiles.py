@@ -1,0 +1,175 @@
+"""Writing one triangle of a Gram matrix from Jacobian rows on disk, tile by tile."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from eigenscope._types import Side
+from eigenscope.budget import format_bytes
+from eigenscope.operators.jacobian import InputJacobian
+from eigenscope.operators.products import (
+    add_lower_product,
+    add_product,
+    mirror_lower,
+)
+from eigenscope.operators.sample_blocks import StoredBlocks
+from eigenscope.progress import progress
+from eigenscope.store import Run, TiledArray
+
+_TILE = 2048
+
+
+def write_gram(
+    jacobian: InputJacobian,
+    side: Side,
+    accumulate: torch.dtype,
+    run: Run,
+    name: str,
+    budget: int,
+) -> TiledArray:
+    """Write the lower triangle of tiles of a stored Jacobian's Gram matrix.
+
+    Tile size and, for 𝒥ᵀ𝒥, the rows that are added up together are recorded in the
+    run's settings at the first call, so that a resumed run adds in the same order.
+
+    Args:
+        jacobian: A Jacobian that reads from a run.
+        side: "rows" or "columns".
+        accumulate: Type in which partial products are added up, and of the result.
+        run: A run that is open for writing.
+        name: The array's name.
+        budget: Bytes of memory to use.
+
+    Returns:
+        The array; tiles above the diagonal stay absent.
+
+    Raises:
+        ValueError: If the budget does not hold two tiles' rows.
+    """
+    source = cast("StoredBlocks", jacobian.source)
+    rows, columns = jacobian.shape
+    size = rows if side == "rows" else columns
+    key = f"{name}_tiles"
+    if key not in run.settings:
+        tile = _tile_size(jacobian, source, side, budget)
+        together = _tile_rows_together(source, columns, tile, accumulate, budget)
+        run.record_settings({key: {"size": tile, "rows_together": together}})
+    recorded = cast("dict[str, int]", run.settings[key])
+    tile = recorded["size"]
+    array = run.array(
+        name,
+        shape=(size, size),
+        dtype=str(accumulate).removeprefix("torch."),
+        tile_shape=(tile, tile),
+    )
+    if side == "rows":
+        _write_row_side(jacobian, source, array, accumulate)
+    else:
+        _write_column_side(jacobian, array, accumulate, recorded["rows_together"])
+    return array
+
+
+def _tile_size(
+    jacobian: InputJacobian, source: StoredBlocks, side: Side, budget: int
+) -> int:
+    """Return about 2048 rows, in whole tiles of the Jacobian where they are rows.
+
+    Raises:
+        ValueError: If the budget does not hold two tiles' rows.
+    """
+    rows, columns = jacobian.shape
+    if side == "columns":
+        return min(_TILE, columns)
+    unit = min(source.array.tile_shape[0] * jacobian.rows_per_sample, rows)
+    row_bytes = columns * source.dtype.itemsize
+    fitting = (budget - unit * row_bytes) // (2 * row_bytes) // unit * unit
+    if fitting < unit:
+        raise ValueError(
+            f"the memory budget must hold three blocks of {unit} Jacobian rows, "
+            f"{format_bytes(3 * unit * row_bytes)}; got {format_bytes(budget)}. Give "
+            "more memory (--memory)."
+        )
+    return min(max(unit, round(_TILE / unit) * unit), fitting)
+
+
+def _tile_rows_together(
+    source: StoredBlocks, size: int, tile: int, accumulate: torch.dtype, budget: int
+) -> int:
+    """Return the rows of tiles of 𝒥ᵀ𝒥 that fit in memory beside two blocks of 𝒥."""
+    _, k, d = source.shape
+    block_bytes = source.array.tile_shape[0] * k * d * source.dtype.itemsize
+    free = budget - 2 * block_bytes
+    return max(1, free // (size * tile * accumulate.itemsize))
+
+
+def _write_row_side(
+    jacobian: InputJacobian,
+    source: StoredBlocks,
+    array: TiledArray,
+    accumulate: torch.dtype,
+) -> None:
+    tile, per_sample = array.tile_shape[0], jacobian.rows_per_sample
+    shape = (-(-tile // per_sample), *source.shape[1:])
+    left = torch.empty(shape, dtype=source.dtype)
+    right = torch.empty(shape, dtype=source.dtype)
+    product = torch.empty(tile, tile, dtype=accumulate)
+
+    def read(number: int, buffer: Tensor) -> Tensor:
+        start = number * tile // per_sample
+        stop = min(start + len(buffer), source.num_samples)
+        source.read(start, stop, buffer[: stop - start])
+        return buffer[: stop - start].view(-1, jacobian.shape[1])
+
+    for row, missing in _rows_of_tiles(array):
+        panel = read(row, left)
+        for column in missing:
+            other = panel if column == row else read(column, right)
+            target = product[: len(panel), : len(other)]
+            if column == row:
+                add_lower_product(target, panel, fresh=True)
+                mirror_lower(target)
+            else:
+                add_product(target, panel, other, fresh=True)
+            array.write((row, column), target.numpy())
+
+
+def _write_column_side(
+    jacobian: InputJacobian, array: TiledArray, accumulate: torch.dtype, together: int
+) -> None:
+    """Add up 𝒥ᵀ𝒥 over all rows, `together` rows of tiles at a time.
+
+    A group is added up whole even if only one of its tiles is missing: the same
+    products in the same order give the same bits.
+    """
+    size, tile = array.shape[0], array.tile_shape[0]
+    pending = list(_rows_of_tiles(array))
+    for start in range(0, array.grid[0], together):
+        group = [p for p in pending if start <= p[0] < start + together]
+        if not group:
+            continue
+        first, last = start * tile, min((start + together) * tile, size)
+        total = torch.empty(last - first, last, dtype=accumulate)
+        fresh = True
+        for _, rows in jacobian.row_blocks():
+            part = rows.T
+            if first:
+                before = part[:first]
+                add_product(total[:, :first], part[first:last], before, fresh=fresh)
+            add_lower_product(total[:, first:], part[first:last], fresh=fresh)
+            fresh = False
+        mirror_lower(total[:, first:])
+        for row, missing in group:
+            for column in missing:
+                rows, columns = array.selection((row, column))
+                offset = slice(rows.start - first, rows.stop - first)
+                array.write((row, column), total[offset, columns].numpy())
+
+
+def _rows_of_tiles(array: TiledArray) -> Iterator[tuple[int, list[int]]]:
+    """Yield each row of tiles with the columns, up to the diagonal, still missing."""
+    for row in progress(range(array.grid[0]), label="Gram", total=array.grid[0]):
+        missing = [c for c in range(row + 1) if not array.is_written((row, c))]
+        if missing:
+            yield row, missing

@@ -1,0 +1,226 @@
+"""The input-output Jacobian of a data set as an operator."""
+
+from collections.abc import Iterator
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from eigenscope._types import Layout, OutputName, require_choice
+from eigenscope.operators.base import Jacobian
+from eigenscope.operators.sample_blocks import (
+    RAW_OUTPUTS,
+    ComputedBlocks,
+    SampleBlocks,
+    StoredBlocks,
+)
+from eigenscope.problem import Problem
+from eigenscope.store import Run
+
+
+@final
+class InputJacobian(Jacobian):
+    """𝒥, the input-output Jacobian of a data set of n samples in ℝᵈ with k outputs.
+
+    Layout "samples": n × k·d, row i is ∂z(x_i)/∂x_i flattened, column c·d + j.
+    Layout "outputs": n·k × d, row i·k + c is ∇z_c(x_i).
+    Nothing is kept between products: each runs the network over the data, so for many
+    products of a Jacobian that fits in memory use `Dense(jacobian.dense())`, a Gram
+    matrix (`es.gram`), or `write` it to a run.
+
+    Args:
+        problem: The network, the data and the output.
+        layout: "samples" or "outputs".
+
+    Raises:
+        TypeError: If the inputs cannot be differentiated.
+        ValueError: If `layout` is unknown, BatchNorm is in training mode, the model
+            mixes samples, or its output does not depend on its input.
+
+    Cost:
+        One pass over the data with min(k, features before the last linear layer)
+        backward passes per product, dense form or norm; memory for one chunk.
+
+    Example:
+        >>> net = torch.nn.Linear(3, 2)
+        >>> J = InputJacobian(Problem(net, torch.ones(5, 3)), layout="outputs")
+        >>> J.shape, torch.equal((J @ torch.ones(3))[:2], net.weight.detach().sum(1))
+        ((10, 3), True)
+    """
+
+    def __init__(self, problem: Problem, *, layout: Layout = "samples") -> None:
+        require_choice("layout", layout, Layout)
+        self.layout: Layout = layout
+        self.source: SampleBlocks = ComputedBlocks(problem)
+
+    @classmethod
+    def open(
+        cls,
+        run: Run,
+        *,
+        output: OutputName = "logits",
+        layout: Layout = "samples",
+        name: str = "jacobian",
+    ) -> "InputJacobian":
+        """Return the Jacobian that `write` stored in a run.
+
+        Args:
+            run: The run.
+            output: A named output; they all follow from stored logits.
+            layout: "samples" or "outputs".
+            name: The array's name.
+
+        Returns:
+            An operator that reads from disk.
+        """
+        array, raw = run.open_array(name), run.open_array(f"{name}_{RAW_OUTPUTS}")
+        return _over(StoredBlocks(array, raw, output=output), layout)
+
+    def write(self, run: Run, *, name: str = "jacobian") -> "InputJacobian":
+        """Write the Jacobian into a run, tile by tile; what is there is not redone.
+
+        Stored are the logits' Jacobians (n, k, d) and the raw outputs, from which both
+        layouts and all named outputs are read.
+
+        Args:
+            run: A run that is open for writing.
+            name: The array's name.
+
+        Returns:
+            The same operator, reading from disk.
+
+        Cost:
+            One pass over the data for the missing tiles, n·k·d numbers on disk.
+        """
+        if isinstance(self.source, ComputedBlocks):
+            return _over(self.source.write(run, name), self.layout)
+        return self
+
+    def with_layout(self, layout: Layout) -> "InputJacobian":
+        """Return the same Jacobian in another layout, without any work."""
+        require_choice("layout", layout, Layout)
+        return _over(self.source, layout)
+
+    @property
+    @override
+    def shape(self) -> tuple[int, int]:
+        n, k, d = self.source.shape
+        return (n, k * d) if self.layout == "samples" else (n * k, d)
+
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self.source.device
+
+    @property
+    def rows_per_sample(self) -> int:
+        """Rows that belong to one sample: 1, or k in layout "outputs"."""
+        return 1 if self.layout == "samples" else self.source.num_outputs
+
+    @override
+    def row_blocks(self) -> Iterator[tuple[int, Float[Tensor, "row column"]]]:
+        columns = self.shape[1]
+        for start, block in self.source.blocks():
+            yield start * self.rows_per_sample, block.reshape(-1, columns)
+
+    @override
+    def dense(self) -> Float[Tensor, "row column"]:
+        result = torch.empty(self.source.shape, dtype=self.dtype, device=self.device)
+        self.source.fill(result)
+        return result.view(self.shape)
+
+    @override
+    def column_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
+        n, k, d = self.source.shape
+        outputs = max_bytes // (n * d * self.dtype.itemsize)
+        if self.layout != "samples" or outputs < 1:
+            yield from super().column_panels(max_bytes)
+            return
+        for start in range(0, k, outputs):
+            part = self.source.with_outputs(start, min(start + outputs, k))
+            panel = torch.empty(part.shape, dtype=self.dtype, device=self.device)
+            part.fill(panel)
+            yield panel.flatten(1)
+
+    @override
+    def multiply(
+        self, block: Float[Tensor, "column vector"]
+    ) -> Float[Tensor, "row vector"]:
+        result = block.new_empty(self.shape[0], block.shape[1])
+        for start, rows in self.row_blocks():
+            torch.mm(rows, block, out=result[start : start + len(rows)])
+        return result
+
+    @override
+    def multiply_transpose(
+        self, block: Float[Tensor, "row vector"]
+    ) -> Float[Tensor, "column vector"]:
+        result = block.new_zeros(self.shape[1], block.shape[1])
+        for start, rows in self.row_blocks():
+            result.addmm_(rows.T, block[start : start + len(rows)])
+        return result
+
+    @override
+    def squared_row_norms(self) -> Float[Tensor, " row"]:
+        result = torch.empty(self.shape[0], dtype=self.dtype, device=self.device)
+        for start, rows in self.row_blocks():
+            result[start : start + len(rows)] = rows.square_().sum(1)
+        return result
+
+    @override
+    def squared_column_norms(self) -> Float[Tensor, " column"]:
+        result = torch.zeros(self.shape[1], dtype=self.dtype, device=self.device)
+        for _, rows in self.row_blocks():
+            result += rows.square_().sum(0)
+        return result
+
+    def sketch(
+        self, num_rows: int, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "row column"]:
+        """S𝒥 with S ∈ {±1/√m}^{m × rows}, a Johnson-Lindenstrauss sketch: E[SᵀS] = I.
+
+        E[(S𝒥)ᵀ(S𝒥)] = 𝒥ᵀ𝒥; ‖S𝒥v‖² has a relative standard error of at most √(2/m),
+        whatever v. The non-zero eigenvalues of (S𝒥)(S𝒥)ᵀ estimate those of 𝒥𝒥ᵀ.
+
+        Args:
+            num_rows: m, at least 1.
+            generator: Source of the signs, on the CPU; a fresh one with a fixed seed
+                if None.
+
+        Returns:
+            The sketch.
+
+        Raises:
+            ValueError: If `num_rows` is less than 1.
+
+        Cost:
+            One pass over the data and memory for m rows.
+
+        References:
+            Achlioptas (2003), J. Comput. Syst. Sci. 66.
+        """
+        if num_rows < 1:
+            raise ValueError(f"num_rows must be at least 1; got {num_rows}.")
+        source = generator or torch.Generator().manual_seed(0)
+        result = torch.zeros(
+            num_rows, self.shape[1], dtype=self.dtype, device=self.device
+        )
+        for _, rows in self.row_blocks():
+            bits = torch.randint(0, 2, (len(rows), num_rows), generator=source)
+            signs = (2 * bits - 1).to(rows)
+            result.addmm_(signs.T, rows, alpha=num_rows**-0.5)
+        return result
+
+
+def _over(source: SampleBlocks, layout: Layout) -> InputJacobian:
+    require_choice("layout", layout, Layout)
+    jacobian = object.__new__(InputJacobian)
+    jacobian.layout, jacobian.source = layout, source
+    return jacobian

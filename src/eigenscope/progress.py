@@ -1,0 +1,27 @@
+"""Progress and time left on a terminal; silence when the output is piped."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def progress(
+    items: Iterable[Item], *, label: str, total: int, done: int = 0
+) -> Iterator[Item]:
+    """Return the items with a progress bar on standard error, if that is a terminal.
+
+    Args:
+        items: What is worked through.
+        label: What is being done.
+        total: How many items there are.
+        done: How many of them an earlier run has done.
+
+    Returns:
+        An iterator over the items.
+    """
+    return iter(
+        tqdm(items, desc=label, total=total, initial=done, disable=None, leave=False)
+    )
