@@ -1,0 +1,45 @@
+"""Eigenvalues with their vectors, and how well they solve Av = λv."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from eigenscope._types import JsonValue
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Eigenpairs:
+    """k solutions of A v = λ v, best first by the criterion they were asked for.
+
+    Attributes:
+        values: Eigenvalues λ, float64.
+        vectors: Unit eigenvectors as columns, in the operator's dtype and on its
+            device, so `operator @ pairs.vectors` works. Their signs are arbitrary.
+        residuals: ‖A v - λ v‖ of each returned pair, float64.
+        converged: Whether a residual is at most the tolerance, 1e-6 · |λ|_max unless
+            told otherwise.
+        provenance: How they were made: method, driver, dtype, seconds, …
+    """
+
+    values: Float[Tensor, "k"]
+    vectors: Float[Tensor, "dim k"]
+    residuals: Float[Tensor, "k"]
+    converged: Bool[Tensor, "k"]
+    provenance: dict[str, JsonValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.values)
+        lengths = (self.vectors.shape[-1], len(self.residuals), len(self.converged))
+        if self.vectors.ndim != 2 or lengths != (count, count, count):
+            raise ValueError(
+                "Eigenpairs needs values (k,), vectors (D, k), residuals (k,) and "
+                f"converged (k,) with one k; got {tuple(self.values.shape)}, "
+                f"{tuple(self.vectors.shape)}, {tuple(self.residuals.shape)} and "
+                f"{tuple(self.converged.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.values)
