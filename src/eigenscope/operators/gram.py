@@ -151,9 +151,6 @@ class Gram(SymmetricOperator):
                 "only the Gram matrix of an InputJacobian can be written to a run; got "
                 f"{type(self.factor).__name__}. Use dense()."
             )
-        run.require_space(
-            self.shape[0] * (self.shape[0] + 1) // 2 * self.dtype.itemsize
-        )
         stored = self.factor.write(run)
         return StoredGram(
             write_gram(

@@ -64,6 +64,8 @@ def write_gram(
         dtype=str(accumulate).removeprefix("torch."),
         tile_shape=(tile, tile),
     )
+    pending = [index for index in array.missing() if index[0] >= index[1]]
+    run.require_space(len(pending) * array.tile_bytes)
     if side == "rows":
         _write_row_side(jacobian, source, array, accumulate)
     else:

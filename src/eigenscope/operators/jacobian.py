@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope._types import Layout, OutputName, require_choice
+from eigenscope.jacobian import EngineSettings
 from eigenscope.operators.base import Jacobian
 from eigenscope.operators.sample_blocks import (
     RAW_OUTPUTS,
@@ -33,6 +34,7 @@ class InputJacobian(Jacobian):
     Args:
         problem: The network, the data and the output.
         layout: "samples" or "outputs".
+        engine: Engine of an earlier run, to repeat it bit for bit; None chooses.
 
     Raises:
         TypeError: If the inputs cannot be differentiated.
@@ -50,10 +52,16 @@ class InputJacobian(Jacobian):
         ((10, 3), True)
     """
 
-    def __init__(self, problem: Problem, *, layout: Layout = "samples") -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        layout: Layout = "samples",
+        engine: EngineSettings | None = None,
+    ) -> None:
         require_choice("layout", layout, Layout)
         self.layout: Layout = layout
-        self.source: SampleBlocks = ComputedBlocks(problem)
+        self.source: SampleBlocks = ComputedBlocks(problem, settings=engine)
 
     @classmethod
     def open(
@@ -118,6 +126,26 @@ class InputJacobian(Jacobian):
     @override
     def device(self) -> torch.device:
         return self.source.device
+
+    @property
+    def engine(self) -> EngineSettings | None:
+        """How the Jacobians are computed; None if they are read from a run."""
+        if not isinstance(self.source, ComputedBlocks):
+            return None
+        return self.source.engine.settings
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one input; its entries are the d of the layout, in C order."""
+        return self.source.sample_shape
+
+    def raw_outputs(self) -> Float[Tensor, "sample *output"]:
+        """Return the network's raw outputs for all samples, in one forward pass.
+
+        Returns:
+            The outputs before any softmax; read from the run if that has them.
+        """
+        return self.source.raw_outputs()
 
     @property
     def rows_per_sample(self) -> int:

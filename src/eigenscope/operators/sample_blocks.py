@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from math import prod
-from typing import final
+from typing import cast, final
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ class SampleBlocks(ABC):
         num_samples: n.
         num_outputs: k.
         input_dim: d.
+        sample_shape: Shape of one input.
         dtype: Type of the entries.
         device: Where blocks are.
     """
@@ -40,6 +41,7 @@ class SampleBlocks(ABC):
     num_samples: int
     num_outputs: int
     input_dim: int
+    sample_shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
 
@@ -55,6 +57,10 @@ class SampleBlocks(ABC):
     @abstractmethod
     def fill(self, result: SampleBlock) -> None:
         """Write the Jacobians of all samples into one tensor."""
+
+    @abstractmethod
+    def raw_outputs(self) -> Tensor:
+        """Return the network's raw outputs (sample, *output)."""
 
     @abstractmethod
     def with_outputs(self, start: int, stop: int) -> "SampleBlocks":
@@ -77,7 +83,8 @@ class ComputedBlocks(SampleBlocks):
         self.engine = InputJacobianEngine(problem, settings=settings)
         self.num_samples = problem.num_samples
         self.num_outputs = problem.num_outputs
-        self.input_dim = prod(self.engine.sample_shape)
+        self.sample_shape = self.engine.sample_shape
+        self.input_dim = prod(self.sample_shape)
         self.dtype, self.device = problem.dtype, problem.device
 
     @override
@@ -98,6 +105,13 @@ class ComputedBlocks(SampleBlocks):
         for batch in self._chunks(self.engine.settings.chunk_size):
             part = shaped[batch.start : batch.start + batch.size]
             self.engine.fill(batch, [self.problem.output], [part])
+
+    @override
+    def raw_outputs(self) -> Tensor:
+        with torch.no_grad():
+            size = self.engine.settings.chunk_size
+            chunks = self.problem.batches.chunks(size)
+            return torch.cat([self.problem.raw(batch.inputs) for batch in chunks])
 
     @override
     def with_outputs(self, start: int, stop: int) -> "ComputedBlocks":
@@ -135,13 +149,19 @@ class ComputedBlocks(SampleBlocks):
             shape=shape,
             dtype=dtype,
             tile_shape=(tile, *shape[1:]),
-            attributes={"output": "callable" if callable(output) else output},
+            attributes={
+                "output": "callable" if callable(output) else output,
+                "sample_shape": list(self.sample_shape),
+            },
         )
         raw_array = run.array(
             f"{name}_{RAW_OUTPUTS}",
             shape=(self.num_samples, *raw_shape),
             dtype=dtype,
             tile_shape=(tile, *raw_shape),
+        )
+        run.require_space(
+            len(array.missing()) * (array.tile_bytes + raw_array.tile_bytes)
         )
         self._write_tiles(array, raw_array, output)
         return StoredBlocks(array, raw_array, output=self.problem.output)
@@ -201,6 +221,8 @@ class StoredBlocks(SampleBlocks):
         self.num_samples, self.num_outputs, self.input_dim = array.shape
         self.dtype = torch.from_numpy(array[:0]).dtype
         self.device = torch.device("cpu")
+        shape = cast("list[int]", array.attributes["sample_shape"])
+        self.sample_shape = tuple(shape)
         self._outputs = slice(0, self.num_outputs)
 
     @override
@@ -216,6 +238,10 @@ class StoredBlocks(SampleBlocks):
     @override
     def fill(self, result: SampleBlock) -> None:
         self.read(0, self.num_samples, result)
+
+    @override
+    def raw_outputs(self) -> Tensor:
+        return torch.from_numpy(self.raw_array[()])
 
     @override
     def with_outputs(self, start: int, stop: int) -> "StoredBlocks":

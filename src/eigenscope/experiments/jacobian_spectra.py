@@ -1,0 +1,322 @@
+"""Spectra of the input-output Jacobian of a data set, computed into a run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from eigenscope._types import JsonValue, Layout, OutputName
+from eigenscope.analysis import PowerLaw, fit_power_law
+from eigenscope.estimators import spectrum, top_eigenpairs
+from eigenscope.jacobian import EngineSettings
+from eigenscope.operators import InputJacobian, StoredGram, gram
+from eigenscope.problem import Problem
+from eigenscope.spectra import Eigenpairs, Spectrum
+from eigenscope.store import Run
+
+_FITS: tuple[Literal["scan", "peak"], ...] = ("scan", "peak")
+_TOLERANCE = 1e-6
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JacobianPlan:
+    """What is computed of one data set's Jacobian.
+
+    Attributes:
+        outputs: Named outputs; all come from one set of backward passes.
+        layouts: "samples" (n × k·d) and "outputs" (n·k × d).
+        num_vectors: Top eigenvectors that are kept of every Gram matrix.
+        num_replicas: Bootstrap replicas for the p-value of each tail fit; 0 for none.
+        seed: Seed of the replicas.
+        memory: Budget such as "4GiB"; None for half of what is available.
+    """
+
+    outputs: tuple[OutputName, ...] = ("logits",)
+    layouts: tuple[Layout, ...] = ("samples",)
+    num_vectors: int = 0
+    num_replicas: int = 0
+    seed: int = 0
+    memory: str | int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpectrumResult:
+    """One spectrum of a run and what follows from it.
+
+    Attributes:
+        output: The output that was differentiated.
+        layout: "samples" or "outputs".
+        side: "rows" for 𝒥𝒥ᵀ, "columns" for 𝒥ᵀ𝒥.
+        spectrum: The eigenvalues.
+        fits: Tail fits by rule, "scan" and "peak", where there is a tail.
+        notes: Why a fit is missing, by rule.
+        diagonal: diag(𝒥𝒥ᵀ), the squared Frobenius norm of every sample's Jacobian;
+            None for layout "outputs".
+        eigenpairs: Top eigenvalues with their vectors, if they were asked for.
+    """
+
+    output: OutputName
+    layout: Layout
+    side: str
+    spectrum: Spectrum
+    fits: dict[str, PowerLaw]
+    notes: dict[str, str]
+    diagonal: Float[np.ndarray, " sample"] | None
+    eigenpairs: Eigenpairs | None
+
+    @property
+    def name(self) -> str:
+        """The result's name in its run, such as "logits_samples"."""
+        return f"{self.output}_{self.layout}"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JacobianResults:
+    """Everything that a run of Jacobian spectra has found.
+
+    Attributes:
+        run: The run, open for reading.
+        targets: The samples' classes, if the data has them.
+        spectra: One result for each output and layout.
+    """
+
+    run: Run
+    targets: Int64[np.ndarray, " sample"] | None
+    spectra: tuple[SpectrumResult, ...]
+
+
+def run_jacobian_spectra(run: Run, problem: Problem, plan: JacobianPlan) -> None:
+    """Compute Jacobian, Gram matrices, eigenvalues and tail fits into a run.
+
+    Every stage that is on disk already is left as it is, so a run that was killed goes
+    on where it stopped, with the engine, chunk and tile sizes of its manifest.
+
+    Args:
+        run: A run that is open for writing.
+        problem: The network and its data; its `output` is not used.
+        plan: What is computed.
+
+    Raises:
+        ValueError: If model or data are not those that the run started with.
+        OSError: If the disk is full; what is done stays.
+
+    Cost:
+        One set of backward passes over the data, D² · (other dimension) operations
+        for each Gram matrix and about 4/3 D³ for its eigenvalues.
+    """
+    _require_same_problem(run, problem)
+    recorded = cast("dict[str, Any] | None", run.settings.get("engine"))
+    engine = EngineSettings(**recorded) if recorded else None
+    jacobian = InputJacobian(problem.with_output("logits"), engine=engine)
+    if jacobian.engine is not None:
+        run.record_settings({"engine": jacobian.engine.to_json()})
+    run.record_result("sample_shape", list(jacobian.sample_shape))
+    run.record_result("num_samples", problem.num_samples)
+    run.record_result("num_outputs", problem.num_outputs)
+    with run.stage("jacobian"):
+        stored = jacobian.write(run)
+    targets = _targets(problem)
+    if targets is not None:
+        _put(run, "targets", targets)
+        run.record_result("accuracy", _accuracy(stored, targets))
+    for output in plan.outputs:
+        for layout in plan.layouts:
+            _run_one(run, output, layout, plan)
+    run.complete()
+
+
+def load_jacobian_results(run: Run) -> JacobianResults:
+    """Read the spectra of a run and fit their tails again (milliseconds each).
+
+    Args:
+        run: A run of Jacobian spectra.
+
+    Returns:
+        The results that are there.
+    """
+    arguments = run.arguments
+    outputs = cast("Sequence[OutputName]", arguments.get("outputs", []))
+    layouts = cast("Sequence[Layout]", arguments.get("layouts", []))
+    return JacobianResults(
+        run=run,
+        targets=_get(run, "targets"),
+        spectra=tuple(
+            _load_one(run, output, layout)
+            for output in outputs
+            for layout in layouts
+            if _spectrum_path(run, output, layout).exists()
+        ),
+    )
+
+
+def _run_one(run: Run, output: OutputName, layout: Layout, plan: JacobianPlan) -> None:
+    name = f"{output}_{layout}"
+    jacobian = InputJacobian.open(run, output=output, layout=layout)
+    if layout == "samples":
+        with run.stage(f"diagonal_{output}"):
+            _put(
+                run, f"diagonal_{output}", lambda: jacobian.squared_row_norms().numpy()
+            )
+    matrix = gram(jacobian, memory=plan.memory)
+    with run.stage(f"gram_{name}"):
+        stored = matrix.write(run, name=f"gram_{name}")
+    path = _spectrum_path(run, output, layout)
+    if not path.exists():
+        with run.stage(f"spectrum_{name}"):
+            spectrum(stored, memory=plan.memory).save(path)
+    if plan.num_vectors:
+        with run.stage(f"eigenvectors_{name}"):
+            _write_vectors(run, name, stored, min(plan.num_vectors, matrix.shape[0]))
+    result = _load_one(run, output, layout, side=matrix.side)
+    run.record_result(name, _summary(result, plan))
+
+
+def _load_one(
+    run: Run, output: OutputName, layout: Layout, *, side: str | None = None
+) -> SpectrumResult:
+    found = Spectrum.load(_spectrum_path(run, output, layout))
+    fits: dict[str, PowerLaw] = {}
+    notes: dict[str, str] = {}
+    for rule in _FITS:
+        try:
+            fits[rule] = fit_power_law(found, xmin=rule)
+        except ValueError as error:
+            notes[rule] = str(error)
+    name = f"{output}_{layout}"
+    recorded = cast("dict[str, Any]", run.results.get(name) or {})
+    return SpectrumResult(
+        output=output,
+        layout=layout,
+        side=side or str(recorded.get("side", "rows")),
+        spectrum=found,
+        fits=fits,
+        notes=notes,
+        diagonal=_get(run, f"diagonal_{output}") if layout == "samples" else None,
+        eigenpairs=_read_vectors(run, name),
+    )
+
+
+def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]:
+    found = result.spectrum
+    summary: dict[str, JsonValue] = {
+        "side": result.side,
+        "dimension": found.dimension,
+        "lambda_max": float(found.values[-1]),
+        "trace": found.trace(),
+        "stable_rank": found.stable_rank(),
+        "effective_rank": found.effective_rank(),
+        "noise_floor": found.noise_floor,
+        "num_below_noise_floor": int(found.num_below_noise_floor),
+        "notes": dict(result.notes),
+    }
+    for rule, fit in result.fits.items():
+        numbers = fit.summary()
+        if plan.num_replicas:
+            source = torch.Generator().manual_seed(plan.seed)
+            goodness = fit.goodness_of_fit(
+                num_replicas=plan.num_replicas, generator=source
+            )
+            numbers["p_value"] = goodness.p_value
+        for other in ("lognormal", "exponential", "truncated_power_law"):
+            ratio = fit.likelihood_ratio("power_law", other)
+            numbers[f"against_{other}"] = {
+                "normalized_ratio": ratio.normalized_ratio,
+                "p_value": ratio.p_value,
+            }
+        summary[rule] = numbers
+    return summary
+
+
+def _require_same_problem(run: Run, problem: Problem) -> None:
+    """Compare model and data with those that the run started with.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    now = cast("dict[str, JsonValue]", dict(problem.fingerprint()))
+    before = run.settings.get("fingerprint")
+    if before is None:
+        run.record_settings({"fingerprint": now})
+        return
+    recorded = cast("dict[str, JsonValue]", before)
+    changed = [name for name in now if now[name] != recorded.get(name)]
+    if changed:
+        raise ValueError(
+            f"a run must go on with the model and data that it started with; the "
+            f"{' and the '.join(changed)} of {run.path} differ now. Give the original "
+            "ones, or start a new run in another folder."
+        )
+
+
+def _targets(problem: Problem) -> Int64[np.ndarray, " sample"] | None:
+    """Return the classes of all samples, or None where samples have no class."""
+    parts: list[Tensor] = []
+    for batch in problem.batches:
+        found = batch.targets
+        if not isinstance(found, Tensor) or found.shape != (batch.size,):
+            return None
+        if found.is_floating_point():
+            return None
+        parts.append(found.cpu())
+    return torch.cat(parts).long().numpy()
+
+
+def _accuracy(jacobian: InputJacobian, targets: np.ndarray) -> float | None:
+    raw = jacobian.raw_outputs()
+    if raw.ndim != 2 or raw.shape[1] < 2:
+        return None
+    return float((raw.argmax(1).numpy() == targets).mean())
+
+
+def _write_vectors(run: Run, name: str, matrix: StoredGram, count: int) -> None:
+    if _get(run, f"eigenvectors_{name}") is not None:
+        return
+    pairs = top_eigenpairs(matrix, count)
+    _put(run, f"eigenvector_values_{name}", pairs.values.numpy())
+    _put(run, f"eigenvector_residuals_{name}", pairs.residuals.numpy())
+    _put(run, f"eigenvectors_{name}", pairs.vectors.numpy())
+
+
+def _read_vectors(run: Run, name: str) -> Eigenpairs | None:
+    vectors = _get(run, f"eigenvectors_{name}")
+    values = _get(run, f"eigenvector_values_{name}")
+    residuals = _get(run, f"eigenvector_residuals_{name}")
+    if vectors is None or values is None or residuals is None:
+        return None
+    return Eigenpairs(
+        values=torch.from_numpy(values),
+        vectors=torch.from_numpy(vectors),
+        residuals=torch.from_numpy(residuals),
+        converged=torch.from_numpy(residuals <= _TOLERANCE * np.abs(values).max()),
+    )
+
+
+def _put(run: Run, name: str, values: np.ndarray | Callable[[], np.ndarray]) -> None:
+    """Write a small array as one tile, unless it is there; compute it only then."""
+    if _get(run, name) is not None:
+        return
+    array = values() if callable(values) else values
+    whole = run.array(
+        name, shape=array.shape, dtype=array.dtype, tile_shape=array.shape
+    )
+    whole.write((0,) * array.ndim, array)
+
+
+def _get(run: Run, name: str) -> np.ndarray | None:
+    """Return a small array, or None if it is not there yet."""
+    if name not in run.array_names:
+        return None
+    array = run.open_array(name)
+    return array[()] if not array.missing() else None
+
+
+def _spectrum_path(run: Run, output: OutputName, layout: Layout) -> Path:
+    return run.results_path(f"spectrum_{output}_{layout}.npz")
