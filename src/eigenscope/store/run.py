@@ -1,0 +1,398 @@
+"""A run: one job's folder, written by one process at a time and resumable."""
+
+import errno
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from eigenscope.store.arrays import TiledArray
+from eigenscope.store.files import disk_full_message, free_bytes, remove_partial_files
+from eigenscope.store.folder import (
+    ARRAYS,
+    FIGURES,
+    RESULTS,
+    Lock,
+    plain_name,
+    require_vacant,
+)
+from eigenscope.store.layout import METADATA, Layout, create_group
+from eigenscope.store.manifest import (
+    FILE_NAME,
+    Manifest,
+    plain_json,
+    source_commit,
+    utc_now,
+    versions,
+)
+from eigenscope.store.record import Record
+
+if TYPE_CHECKING:
+    from eigenscope._types import JsonValue
+else:  # beartype cannot follow the recursive alias, and its module imports torch
+    JsonValue = object
+
+
+@final
+class Run:
+    """A job's folder: manifest.json, arrays.zarr, results/ and figures/.
+
+    Made by `Run.create`, taken up again by `Run.resume`, read by `Run.open`. As a
+    context manager it holds a lock that no second writer gets, freed by the operating
+    system even when the process is killed. Leaving `with` does not mark the run as
+    complete; `complete` does.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "run"
+        >>> with Run.create(path, verb="jacobian", arguments={"seed": 0}) as run:
+        ...     with run.stage("gram"):
+        ...         run.record_result("trace", 2.5)
+        >>> with Run.resume(path, verb="jacobian", arguments={"seed": 0}) as run:
+        ...     run.complete()
+        >>> Run.open(path).results, len(Run.open(path).manifest.resumes)
+        ({'trace': 2.5}, 1)
+        >>> folder.cleanup()
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, lock: Lock | None) -> None:
+        self._path = path
+        self._record = Record(path, manifest, lock)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        verb: str,
+        arguments: Mapping[str, JsonValue],
+        settings: Mapping[str, JsonValue] | None = None,
+    ) -> "Run":
+        """Start a run in a folder that is new or empty, and lock it.
+
+        Args:
+            path: The folder; it and its parents are made.
+            verb: The job, for example "jacobian".
+            arguments: What decides the result, as JSON; "seed", if there, is recorded
+                as the run's. Leave out what may change on resume (memory, progress).
+            settings: What is already chosen to compute it; see `record_settings`.
+
+        Returns:
+            The run, open for writing.
+
+        Raises:
+            FileExistsError: If the folder holds a run (the message lists what differs)
+                or other files.
+            BlockingIOError: If another process writes it.
+            ValueError: If arguments or settings are not JSON, or the manifest that is
+                there is damaged.
+        """
+        manifest = Manifest.new(verb=verb, arguments=arguments, settings=settings or {})
+        require_vacant(path, manifest)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = Lock(path)
+        try:
+            require_vacant(path, manifest)  # nobody came first
+            remove_partial_files(path)
+            for name in (RESULTS, FIGURES):
+                (path / name).mkdir(exist_ok=True)
+            manifest.save(path)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, manifest, lock)
+
+    @classmethod
+    def resume(
+        cls, path: Path, *, verb: str, arguments: Mapping[str, JsonValue]
+    ) -> "Run":
+        """Take up a run again with the same arguments, and lock it.
+
+        What a killed process left half-written is removed. A complete run is returned
+        as it is (`is_complete`), unless tiles have been deleted since.
+
+        Args:
+            path: The run's folder.
+            verb: The job, as when it was created.
+            arguments: Its arguments, as when it was created.
+
+        Returns:
+            The run, open for writing; take its `settings` rather than choose again.
+
+        Raises:
+            FileNotFoundError: If there is no run.
+            ValueError: If it is another run (the message lists old → new), or its
+                manifest is damaged or of a newer version.
+            BlockingIOError: If another process writes it.
+        """
+        if not (path / FILE_NAME).exists():
+            raise FileNotFoundError(
+                f"resuming needs a run in {path}, which has no {FILE_NAME}; start the "
+                "run without --resume."
+            )
+        lock = Lock(path)
+        try:
+            manifest = Manifest.load(path)
+            if differences := manifest.differences(verb, arguments):
+                raise ValueError(
+                    f"resuming {path} needs the arguments that it was started with; "
+                    f"these differ (old → new): {'; '.join(differences)}; repeat the "
+                    "old ones, or choose another folder with --out."
+                )
+            remove_partial_files(path)
+            run = cls(path, manifest, lock)
+            run._take_up()
+        except BaseException:
+            lock.release()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Read a run, complete or not, without locking it.
+
+        Args:
+            path: The run's folder.
+
+        Returns:
+            The run as it is now, closed for writing.
+
+        Raises:
+            FileNotFoundError: If the folder is not a run.
+            ValueError: If its manifest is damaged or of a newer version.
+        """
+        return cls(path, Manifest.load(path), None)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the lock; the run can be read but not written any more."""
+        self._record.close()
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self._path
+
+    @property
+    def manifest(self) -> Manifest:
+        """The whole record: verb, versions, commit, times, timing, resumes …."""
+        return self._record.manifest
+
+    @property
+    def arguments(self) -> Mapping[str, JsonValue]:
+        """What was asked for."""
+        return self.manifest.arguments
+
+    @property
+    def settings(self) -> Mapping[str, JsonValue]:
+        """What was chosen to compute it; empty until recorded."""
+        return self.manifest.settings
+
+    @property
+    def results(self) -> Mapping[str, JsonValue]:
+        """Summary numbers by name."""
+        return self.manifest.results
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `complete` was called and no tile has been taken away since."""
+        return self.manifest.status == "complete"
+
+    @property
+    def array_names(self) -> list[str]:
+        """Names of the arrays that have been made, sorted."""
+        found = (self._path / ARRAYS).glob(f"*/{METADATA}")
+        return sorted(path.parent.name for path in found)
+
+    def array(
+        self,
+        name: str,
+        *,
+        shape: tuple[int, ...],
+        dtype: str | np.dtype[Any],
+        tile_shape: tuple[int, ...],
+        attributes: Mapping[str, JsonValue] | None = None,
+    ) -> TiledArray:
+        """Make an array, or open it again on resume.
+
+        Args:
+            name: Letters, digits, "_", "-" and ".".
+            shape: Entries along each axis.
+            dtype: A real number type by name ("float32", or str(tensor.dtype)), or
+                NumPy's. bfloat16 is refused: float32 holds it exactly.
+            tile_shape: Entries of a tile along each axis; cut to `shape`.
+            attributes: JSON that must be the same on resume, for example a
+                fingerprint of model and data.
+
+        Returns:
+            The array, with the tiles that are already written.
+
+        Raises:
+            ValueError: If an argument cannot be stored, or the array on disk differs.
+            PermissionError: If the array is new and the run not open for writing.
+            OSError: If the disk is full.
+        """
+        asked = Layout.asked(
+            name, shape=shape, dtype=dtype, tile_shape=tile_shape, attributes=attributes
+        )
+        if name not in self.array_names:
+            self._record.require_writable()
+            create_group(self._path / ARRAYS)
+            asked.write(self._path / ARRAYS / name)
+        Layout.read(self._path / ARRAYS / name).require_same(asked, name)
+        return self.open_array(name)
+
+    def open_array(self, name: str) -> TiledArray:
+        """An array that is there, as it was made.
+
+        Args:
+            name: One of `array_names`.
+
+        Returns:
+            The array.
+
+        Raises:
+            KeyError: If there is none of that name.
+        """
+        if name not in (names := self.array_names):
+            raise KeyError(
+                f"an array of the run {self._path} must be one of "
+                f"{', '.join(names) or '(none yet)'}; got {name!r}."
+            )
+        folder = self._path / ARRAYS / name
+        layout = Layout.read(folder)
+        return TiledArray(folder, layout, before_write=self._record.before_write)
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Add the wall seconds of a `with` block to `manifest.timing[name]`.
+
+        The manifest is saved at the end and, while tiles are written, every few
+        seconds, so that a killed run loses no more than those.
+
+        Args:
+            name: The stage, for example "jacobian".
+
+        Returns:
+            The context manager; entering it raises PermissionError if the run is not
+            open for writing.
+        """
+        return self._record.stage(name)
+
+    def record_settings(self, settings: Mapping[str, JsonValue]) -> None:
+        """Record how the result is computed: engine, tile and batch sizes.
+
+        A resumed run must read `settings` instead of choosing again. More names may
+        be added later; a recorded one never changes.
+
+        Args:
+            settings: Names and JSON values.
+
+        Raises:
+            ValueError: If one is recorded with another value, or is not JSON.
+            PermissionError: If the run is not open for writing.
+        """
+        new = plain_json("settings", dict(settings))
+        changed = [
+            f"{name}: {json.dumps(self.settings[name])} → {json.dumps(value)}"
+            for name, value in new.items()
+            if name in self.settings and self.settings[name] != value
+        ]
+        if changed:
+            raise ValueError(
+                f"the settings of {self._path} must stay as they were recorded; these "
+                f"differ (old → new): {'; '.join(changed)}; on resume take them from "
+                "run.settings."
+            )
+        self._record.save(settings={**self.settings, **new})
+
+    def record_result(self, name: str, value: JsonValue) -> None:
+        """Record one number, or a small JSON value, of the results' summary.
+
+        Args:
+            name: What it is, for example "alpha"; an old value is replaced.
+            value: JSON; None where a number is not finite.
+
+        Raises:
+            ValueError: If it is not JSON.
+            PermissionError: If the run is not open for writing.
+        """
+        plain = plain_json(f"result {name!r}", value)
+        self._record.save(results={**self.results, name: plain})
+
+    def complete(self) -> None:
+        """Mark the run as complete: everything it was asked for is on disk.
+
+        Tiles that nobody wrote (one triangle of a symmetric matrix, say) may stay so.
+
+        Raises:
+            PermissionError: If the run is not open for writing.
+        """
+        self._record.save(status="complete", tiles=self._tiles_written())
+
+    def require_space(self, num_bytes: int) -> None:
+        """Raise before long work starts if the disk cannot take its result.
+
+        Args:
+            num_bytes: Bytes still to be written, for example
+                `array.tile_bytes * len(array.missing())`.
+
+        Raises:
+            OSError: With errno ENOSPC, if fewer are free.
+        """
+        if num_bytes > free_bytes(self._path):
+            what = "what is still to be written"
+            message = disk_full_message(errno.ENOSPC, self._path, what, num_bytes)
+            raise OSError(errno.ENOSPC, message)
+
+    def results_path(self, name: str) -> Path:
+        """Where a small result goes; write it with `write_atomically`.
+
+        Args:
+            name: A plain file name, without folders; else a ValueError.
+
+        Returns:
+            The path in results/; the file need not exist.
+        """
+        return self._path / RESULTS / plain_name(name)
+
+    def figures_path(self, name: str) -> Path:
+        """Where a figure goes; write it with `write_atomically`.
+
+        Args:
+            name: A plain file name, without folders; else a ValueError.
+
+        Returns:
+            The path in figures/; the file need not exist.
+        """
+        return self._path / FIGURES / plain_name(name)
+
+    def _tiles_written(self) -> dict[str, int]:
+        names = self.array_names
+        return {name: self.open_array(name).num_written for name in names}
+
+    def _take_up(self) -> None:
+        if self.is_complete and self._tiles_written() == self.manifest.tiles:
+            return
+        resumption: dict[str, JsonValue] = {
+            "time": utc_now(),
+            "versions": dict(versions()),
+            "commit": source_commit(),
+        }
+        self._record.save(
+            status="running", resumes=(*self.manifest.resumes, resumption)
+        )
