@@ -1,1 +1,5 @@
-"""cli."""
+"""The command line: parse, call, print."""
+
+from eigenscope.cli.main import main
+
+__all__ = ["main"]

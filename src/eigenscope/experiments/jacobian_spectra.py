@@ -59,6 +59,7 @@ class SpectrumResult:
         notes: Why a fit is missing, by rule.
         diagonal: diag(𝒥𝒥ᵀ), the squared Frobenius norm of every sample's Jacobian;
             None for layout "outputs".
+        diagonal_fits: Tail fits of the diagonal by rule.
         eigenpairs: Top eigenvalues with their vectors, if they were asked for.
     """
 
@@ -69,6 +70,7 @@ class SpectrumResult:
     fits: dict[str, PowerLaw]
     notes: dict[str, str]
     diagonal: Float[np.ndarray, " sample"] | None
+    diagonal_fits: dict[str, PowerLaw]
     eigenpairs: Eigenpairs | None
 
     @property
@@ -118,7 +120,7 @@ def run_jacobian_spectra(run: Run, problem: Problem, plan: JacobianPlan) -> None
     jacobian = InputJacobian(problem.with_output("logits"), engine=engine)
     if jacobian.engine is not None:
         run.record_settings({"engine": jacobian.engine.to_json()})
-    run.record_result("sample_shape", list(jacobian.sample_shape))
+    run.record_result("sample_shape", [*jacobian.sample_shape])
     run.record_result("num_samples", problem.num_samples)
     run.record_result("num_outputs", problem.num_outputs)
     with run.stage("jacobian"):
@@ -183,13 +185,8 @@ def _load_one(
     run: Run, output: OutputName, layout: Layout, *, side: str | None = None
 ) -> SpectrumResult:
     found = Spectrum.load(_spectrum_path(run, output, layout))
-    fits: dict[str, PowerLaw] = {}
-    notes: dict[str, str] = {}
-    for rule in _FITS:
-        try:
-            fits[rule] = fit_power_law(found, xmin=rule)
-        except ValueError as error:
-            notes[rule] = str(error)
+    fits, notes = _fits(found)
+    diagonal = _get(run, f"diagonal_{output}") if layout == "samples" else None
     name = f"{output}_{layout}"
     recorded = cast("dict[str, Any]", run.results.get(name) or {})
     return SpectrumResult(
@@ -199,9 +196,24 @@ def _load_one(
         spectrum=found,
         fits=fits,
         notes=notes,
-        diagonal=_get(run, f"diagonal_{output}") if layout == "samples" else None,
+        diagonal=diagonal,
+        diagonal_fits={} if diagonal is None else _fits(diagonal)[0],
         eigenpairs=_read_vectors(run, name),
     )
+
+
+def _fits(
+    values: Spectrum | Float[np.ndarray, " value"],
+) -> tuple[dict[str, PowerLaw], dict[str, str]]:
+    """Return the tail fits by rule, and by rule why there is none."""
+    fits: dict[str, PowerLaw] = {}
+    notes: dict[str, str] = {}
+    for rule in _FITS:
+        try:
+            fits[rule] = fit_power_law(values, xmin=rule)
+        except ValueError as error:
+            notes[rule] = str(error)
+    return fits, notes
 
 
 def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]:
@@ -232,6 +244,8 @@ def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]
                 "p_value": ratio.p_value,
             }
         summary[rule] = numbers
+    for rule, fit in result.diagonal_fits.items():
+        summary[f"diagonal_{rule}"] = fit.summary()
     return summary
 
 

@@ -1,0 +1,24 @@
+"""`eigenscope compare`: several runs in one table and one figure."""
+
+import json
+
+from eigenscope.cli.options import CompareOptions
+from eigenscope.cli.tables import table
+from eigenscope.report.comparison import HEADER, read_comparison, write_comparison
+
+
+def run_compare(options: CompareOptions) -> None:
+    """Read the runs, draw, and print."""
+    comparison = read_comparison(
+        options.runs, output=options.output, layout=options.layout
+    )
+    title = f"Jacobian spectra, {options.output}, layout “{options.layout}”"
+    page = write_comparison(comparison, options.out, title=title)
+    rows = comparison.rows()
+    if options.json:
+        entries = [dict(zip(HEADER, row, strict=True)) for row in rows]
+        print(json.dumps({"page": str(page), "runs": entries}, indent=2))
+        return
+    print(table(HEADER, rows))
+    print(f"figure: {options.out / 'comparison.png'}")
+    print(f"table:  {options.out / 'comparison.csv'}\npage:   {page}")

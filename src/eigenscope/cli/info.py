@@ -1,0 +1,80 @@
+"""`eigenscope info`: what is here, or what a run holds."""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+import eigenscope
+from eigenscope.budget import available_memory, format_bytes
+from eigenscope.cli.options import InfoOptions
+from eigenscope.store import Run
+from eigenscope.zoo import data_names, model_names
+
+_PACKAGES = ("torch", "torchvision", "pytorchcv", "scikit-learn", "numpy", "zarr")
+
+
+def run_info(options: InfoOptions) -> None:
+    """Print the facts, as text or as JSON."""
+    facts = _of_machine() if options.run is None else _of_run(options)
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, entry in value.items():
+                print(f"  {key}: {entry}")
+        else:
+            shown = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name}: {shown}")
+
+
+def _of_machine() -> dict[str, Any]:
+    devices = ["cpu"]
+    devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    return {
+        "eigenscope": eigenscope.__version__,
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "available memory": format_bytes(available_memory()),
+        "models": list(model_names()),
+        "data sets": list(data_names()),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _of_run(options: InfoOptions) -> dict[str, Any]:
+    if options.run is None:
+        return {}
+    run = Run.open(options.run)
+    manifest = run.manifest
+    arrays = {
+        name: f"{array.shape} {array.dtype}, {array.num_written} of "
+        f"{array.num_tiles} tiles"
+        for name in run.array_names
+        for array in [run.open_array(name)]
+    }
+    return {
+        "run": str(run.path),
+        "verb": manifest.verb,
+        "status": manifest.status,
+        "created": manifest.created,
+        "updated": manifest.updated,
+        "arguments": dict(manifest.arguments),
+        "settings": dict(manifest.settings),
+        "versions": dict(manifest.versions),
+        "commit": manifest.commit,
+        "seconds": {k: round(v, 2) for k, v in manifest.timing.items()},
+        "arrays": arrays,
+        "results": dict(run.results),
+    }

@@ -1,0 +1,155 @@
+"""Several runs side by side: one figure, one table, one page."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from eigenscope.experiments import SpectrumResult, load_jacobian_results
+from eigenscope.plots import comparison_figure, save_figure
+from eigenscope.report.page import PageFigure, Table, write_page
+from eigenscope.store import Run, write_atomically
+
+HEADER = (
+    "run",
+    "model",
+    "data",
+    "n",
+    "D",
+    "λ_max",
+    "trace",
+    "stable rank",
+    "α",
+    "± stderr",
+    "xmin",
+    "KS",
+    "tail",
+    "α at peak",
+    "accuracy",
+)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One spectrum of each of several runs.
+
+    Attributes:
+        runs: The runs.
+        results: The spectrum of each, of one output and layout.
+        labels: A distinct name for each.
+    """
+
+    runs: tuple[Run, ...]
+    results: tuple[SpectrumResult, ...]
+    labels: tuple[str, ...]
+
+    def rows(self) -> list[Sequence[object]]:
+        """Return one row of numbers for each run, as `HEADER` names them."""
+        rows: list[Sequence[object]] = []
+        for run, result, label in zip(
+            self.runs, self.results, self.labels, strict=True
+        ):
+            found, scan = result.spectrum, result.fits.get("scan")
+            peak = result.fits.get("peak")
+            rows.append(
+                (
+                    label,
+                    run.arguments.get("model"),
+                    run.arguments.get("data"),
+                    run.results.get("num_samples"),
+                    found.dimension,
+                    float(found.values[-1]),
+                    found.trace(),
+                    found.stable_rank(),
+                    scan.alpha if scan else None,
+                    scan.alpha_stderr if scan else None,
+                    scan.xmin if scan else None,
+                    scan.ks_distance if scan else None,
+                    scan.num_tail if scan else None,
+                    peak.alpha if peak else None,
+                    run.results.get("accuracy"),
+                )
+            )
+        return rows
+
+
+def read_comparison(paths: Sequence[Path], *, output: str, layout: str) -> Comparison:
+    """Read one spectrum of each run.
+
+    Args:
+        paths: The runs' folders.
+        output: The output to compare.
+        layout: The layout to compare.
+
+    Returns:
+        The spectra side by side.
+
+    Raises:
+        ValueError: If a run does not hold that spectrum; says what it holds.
+    """
+    runs = tuple(Run.open(path) for path in paths)
+    results: list[SpectrumResult] = []
+    for run in runs:
+        spectra = load_jacobian_results(run).spectra
+        chosen = [s for s in spectra if (s.output, s.layout) == (output, layout)]
+        if not chosen:
+            held = ", ".join(s.name for s in spectra) or "no spectrum yet"
+            raise ValueError(
+                f"{run.path} must hold the spectrum {output}_{layout} to be compared; "
+                f"it holds {held}. Choose with --output and --layout."
+            )
+        results += chosen
+    return Comparison(runs=runs, results=tuple(results), labels=_labels(paths))
+
+
+def write_comparison(comparison: Comparison, out: Path, *, title: str) -> Path:
+    """Write `comparison.png`, `comparison.csv` and `index.html` into a folder.
+
+    Args:
+        comparison: The spectra.
+        out: The folder; made if needed.
+        title: What is compared.
+
+    Returns:
+        The page's path.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    pairs = list(zip(comparison.labels, comparison.results, strict=True))
+    figure = comparison_figure(
+        {label: result.spectrum for label, result in pairs},
+        {label: result.fits for label, result in pairs},
+        title=title,
+    )
+    image = out / "comparison.png"
+    save_figure(figure, image)
+    rows = comparison.rows()
+    text = io.StringIO()
+    csv.writer(text).writerows([HEADER, *rows])
+    write_atomically(out / "comparison.csv", text.getvalue())
+    page = out / "index.html"
+    write_page(
+        page,
+        title=title,
+        summary=[("runs", ", ".join(comparison.labels))],
+        tables=[Table(title="Spectra", header=HEADER, rows=rows)],
+        figures=[
+            PageFigure(
+                title="Overlay",
+                caption="Spectral densities and tails with their power-law fits.",
+                image=image,
+            )
+        ],
+        provenance={str(run.path): dict(run.arguments) for run in comparison.runs},
+    )
+    return page
+
+
+def _labels(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return the folders' names, or their whole paths where names repeat."""
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) == len(names):
+        return tuple(names)
+    return tuple(str(path) for path in paths)

@@ -1,0 +1,174 @@
+"""Figures and page of a run of Jacobian spectra, from what the run has saved."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from eigenscope.experiments import (
+    JacobianResults,
+    SpectrumResult,
+    load_jacobian_results,
+)
+from eigenscope.plots import (
+    diagonal_figure,
+    eigenvector_figure,
+    save_figure,
+    spectrum_figure,
+)
+from eigenscope.report.page import PageFigure, Table, write_page
+from eigenscope.store import Run
+
+HEADER = (
+    "output",
+    "layout",
+    "D",
+    "λ_max",
+    "trace",
+    "stable rank",
+    "effective rank",
+    "α",
+    "± stderr",
+    "xmin",
+    "KS",
+    "tail",
+    "α at peak",
+)
+
+
+def write_jacobian_page(run: Run) -> Path:
+    """Draw every result of a run into its `figures` and write `index.html`.
+
+    Args:
+        run: A run of Jacobian spectra.
+
+    Returns:
+        The page's path.
+    """
+    results = load_jacobian_results(run)
+    figures = [figure for result in results.spectra for figure in _draw(run, result)]
+    page = run.path / "index.html"
+    arguments = run.arguments
+    write_page(
+        page,
+        title=f"Input-output Jacobian of {arguments.get('model')}",
+        summary=_summary(results),
+        tables=[Table(title="Spectra", header=HEADER, rows=spectrum_rows(results))],
+        figures=figures,
+        provenance={
+            "arguments": dict(arguments),
+            "settings": dict(run.settings),
+            "versions": dict(run.manifest.versions),
+            "commit": run.manifest.commit,
+            "seconds": {k: round(v, 2) for k, v in run.manifest.timing.items()},
+        },
+    )
+    return page
+
+
+def spectrum_rows(results: JacobianResults) -> list[Sequence[object]]:
+    """Return one row of numbers for each spectrum of a run, as `HEADER` names them."""
+    rows: list[Sequence[object]] = []
+    for result in results.spectra:
+        found, scan = result.spectrum, result.fits.get("scan")
+        peak = result.fits.get("peak")
+        rows.append(
+            (
+                result.output,
+                result.layout,
+                found.dimension,
+                float(found.values[-1]),
+                found.trace(),
+                found.stable_rank(),
+                found.effective_rank(),
+                scan.alpha if scan else None,
+                scan.alpha_stderr if scan else None,
+                scan.xmin if scan else None,
+                scan.ks_distance if scan else None,
+                scan.num_tail if scan else None,
+                peak.alpha if peak else None,
+            )
+        )
+    return rows
+
+
+def _summary(results: JacobianResults) -> list[tuple[str, str]]:
+    run = results.run
+    found = run.results
+    shape = "×".join(str(size) for size in _integers(found.get("sample_shape")))
+    summary = [
+        ("model", f"{run.arguments.get('model')}"),
+        ("weights", f"{run.arguments.get('weights') or 'initial, from the seed'}"),
+        ("data", f"{run.arguments.get('data')}, {run.arguments.get('split')} split"),
+        ("samples", f"{found.get('num_samples')} of shape {shape}"),
+        ("outputs", f"{found.get('num_outputs')} per sample"),
+    ]
+    accuracy = found.get("accuracy")
+    if isinstance(accuracy, float):
+        summary.append(("accuracy on these samples", f"{accuracy:.2%}"))
+    return summary
+
+
+def _draw(run: Run, result: SpectrumResult) -> list[PageFigure]:
+    name, drawn = result.name, list[PageFigure]()
+    product = "𝒥𝒥ᵀ" if result.side == "rows" else "𝒥ᵀ𝒥"
+    figure = spectrum_figure(
+        result.spectrum, result.fits, title=f"{product} of {result.output}"
+    )
+    caption = (
+        f"Eigenvalues of {product}, layout “{result.layout}”: density on a linear and "
+        "on a logarithmic axis, and the tail with its power-law fits."
+    )
+    caption += "".join(f" No {rule} fit: {why}" for rule, why in result.notes.items())
+    drawn.append(_saved(run, f"esd_{name}.png", figure, f"Spectrum, {name}", caption))
+    if result.diagonal is not None:
+        figure = diagonal_figure(
+            result.diagonal, result.diagonal_fits, title=f"diag 𝒥𝒥ᵀ, {result.output}"
+        )
+        caption = "Squared Frobenius norm of every sample's own Jacobian."
+        drawn.append(
+            _saved(run, f"diagonal_{result.output}.png", figure, "Diagonal", caption)
+        )
+    return drawn + _draw_vectors(run, result)
+
+
+def _draw_vectors(run: Run, result: SpectrumResult) -> list[PageFigure]:
+    """Return pictures of eigenvectors: of 𝒥ᵀ𝒥 as inputs, of 𝒥𝒥ᵀ by sample."""
+    pairs, name = result.eigenpairs, result.name
+    is_image = result.side == "columns" and result.layout == "outputs"
+    if pairs is None or not (is_image or result.side == "rows"):
+        return []
+    results = load_jacobian_results(run)
+    names = run.results.get("class_names")
+    figure = eigenvector_figure(
+        pairs,
+        side="columns" if is_image else "rows",
+        sample_shape=_integers(run.results.get("sample_shape")),
+        targets=_targets_of_rows(results.targets, len(pairs.vectors)),
+        class_names=[str(n) for n in names] if isinstance(names, list) else None,
+        title=f"Top eigenvectors, {name}",
+    )
+    caption = (
+        "Directions in input space that move the outputs most, over all samples."
+        if is_image
+        else "Entries of the top eigenvectors by sample, ordered by class."
+    )
+    file = f"eigenvectors_{name}.png"
+    return [_saved(run, file, figure, "Top eigenvectors", caption)]
+
+
+def _targets_of_rows(targets: np.ndarray | None, num_rows: int) -> np.ndarray | None:
+    if targets is None or num_rows % len(targets):
+        return None
+    return np.repeat(targets, num_rows // len(targets))
+
+
+def _integers(value: object) -> list[int]:
+    return [int(item) for item in value] if isinstance(value, list) else []
+
+
+def _saved(run: Run, file: str, figure: Figure, title: str, caption: str) -> PageFigure:
+    path = run.figures_path(file)
+    save_figure(figure, path)
+    return PageFigure(title=title, caption=caption, image=path)
