@@ -1,0 +1,87 @@
+"""Kill `eigenscope jacobian` half-way, resume it, and compare it bit for bit.
+
+    python benchmarks/kill_and_resume.py FOLDER --after 5 -- OPTIONS OF THE VERB
+
+runs the verb once without a break into FOLDER/whole and once into FOLDER/killed, where
+it is killed with SIGKILL after each of the given seconds and resumed; then every array
+and every spectrum of both runs must have the same bytes.
+"""
+
+import argparse
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--after", type=float, nargs="+", required=True)
+    parser.add_argument("options", nargs="*")
+    given = parser.parse_args()
+    whole, killed = given.folder / "whole", given.folder / "killed"
+    for path in (whole, killed):
+        shutil.rmtree(path, ignore_errors=True)
+    start = time.perf_counter()
+    subprocess.run(_command(given.options, whole), check=True)
+    print(f"without a break: {time.perf_counter() - start:.1f} s", flush=True)
+    resume: list[str] = []
+    for seconds in given.after:
+        process = subprocess.Popen([*_command(given.options, killed), *resume])
+        try:
+            process.wait(timeout=seconds)
+            print(f"finished before {seconds} s", flush=True)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            tiles = len(list(killed.glob("arrays.zarr/*/c/**/*")))
+            print(f"killed after {seconds} s with {tiles} files of tiles", flush=True)
+        resume = ["--resume"]
+    subprocess.run([*_command(given.options, killed), *resume], check=True)
+    _compare(whole, killed)
+
+
+def _command(options: list[str], out: Path) -> list[str]:
+    verb = [sys.executable, "-m", "eigenscope", "jacobian"]
+    return [*verb, *options, "--out", str(out)]
+
+
+def _compare(whole: Path, killed: Path) -> None:
+    parts = ("arrays.zarr", "results")
+    digests = [
+        {
+            str(file.relative_to(run)): _digest(file)
+            for part in parts
+            for file in sorted((run / part).rglob("*"))
+            if file.is_file()
+        }
+        for run in (whole, killed)
+    ]
+    different = {
+        name
+        for name in digests[0] | digests[1]
+        if digests[0].get(name) != digests[1].get(name)
+    }
+    print(f"{len(digests[0])} files, {len(different)} differ")
+    for name in sorted(different):
+        print(f"  {name}")
+    raise SystemExit(bool(different))
+
+
+def _digest(file: Path) -> str:
+    """Digest a file; of a saved spectrum the numbers, without the seconds it took."""
+    if file.suffix != ".npz":
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    with np.load(file) as arrays:
+        numbers = [arrays[name].tobytes() for name in ("values", "weights")]
+    return hashlib.sha256(b"".join(numbers)).hexdigest()
+
+
+if __name__ == "__main__":
+    main()
