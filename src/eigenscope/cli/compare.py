@@ -3,7 +3,7 @@
 import json
 
 from eigenscope.cli.options import CompareOptions
-from eigenscope.cli.tables import table
+from eigenscope.cli.tables import terminal_table
 from eigenscope.report.comparison import HEADER, read_comparison, write_comparison
 
 
@@ -19,6 +19,6 @@ def run_compare(options: CompareOptions) -> None:
         entries = [dict(zip(HEADER, row, strict=True)) for row in rows]
         print(json.dumps({"page": str(page), "runs": entries}, indent=2))
         return
-    print(table(HEADER, rows))
+    print(terminal_table(HEADER, rows))
     print(f"figure: {options.out / 'comparison.png'}")
     print(f"table:  {options.out / 'comparison.csv'}\npage:   {page}")

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from eigenscope._types import JsonValue
 from eigenscope.analysis import PowerLaw, fit_power_law
 from eigenscope.cli.options import FitOptions
 from eigenscope.cli.tables import formatted
+from eigenscope.experiments import tail_numbers
 from eigenscope.plots import save_figure, spectrum_figure
 from eigenscope.spectra import Spectrum
 
@@ -20,29 +21,14 @@ def run_fit(options: FitOptions) -> None:
     """Fit, compare with other laws, draw if asked, and print."""
     values = read_values(options.file)
     fit = fit_power_law(values, xmin=_xmin(options.xmin), xmax=options.xmax)
-    numbers: dict[str, Any] = dict(fit.summary())
-    if options.replicas:
-        source = torch.Generator().manual_seed(options.seed)
-        goodness = fit.goodness_of_fit(num_replicas=options.replicas, generator=source)
-        numbers["p_value"] = goodness.p_value
-    for other in ("lognormal", "exponential", "truncated_power_law"):
-        ratio = fit.likelihood_ratio("power_law", other)
-        numbers[f"against_{other}"] = {
-            "normalized_ratio": ratio.normalized_ratio,
-            "p_value": ratio.p_value,
-        }
+    numbers = tail_numbers(fit, num_replicas=options.replicas, seed=options.seed)
     if options.figure is not None:
         _draw(values, fit, options)
     if options.json:
         print(json.dumps(numbers, indent=2))
         return
     for name, value in numbers.items():
-        if isinstance(value, dict):
-            ratio, p = value["normalized_ratio"], value["p_value"]
-            side = "power law" if ratio > 0 else name.removeprefix("against_")
-            text = f"R = {ratio:.3g}, p = {p:.3g} (R prefers the {side})"
-        else:
-            text = formatted(value)
+        text = _ratio(name, value) if isinstance(value, dict) else formatted(value)
         print(f"{name.replace('_', ' '):<28} {text}")
 
 
@@ -72,6 +58,15 @@ def read_values(path: Path) -> Spectrum | np.ndarray:
             f"{path} must hold numbers: a saved spectrum (.npz), a NumPy array (.npy) "
             f"or text with one number a line; {error}"
         ) from error
+
+
+def _ratio(name: str, value: dict[str, JsonValue]) -> str:
+    ratio, p_value = value["normalized_ratio"], formatted(value["p_value"])
+    text = f"R = {formatted(ratio)}, p = {p_value}"
+    if not isinstance(ratio, float) or ratio == 0:
+        return f"{text} (neither law is preferred)"
+    other = name.removeprefix("against_").replace("_", " ")
+    return f"{text} (R prefers the {'power law' if ratio > 0 else other})"
 
 
 def _delimiter(path: Path) -> str | None:

@@ -1,7 +1,9 @@
 """Dispatch of the verbs, and errors as messages."""
 
+import os
 import sys
 
+from eigenscope.cli.errors import explanation
 from eigenscope.cli.options import (
     CompareOptions,
     DemoOptions,
@@ -12,8 +14,6 @@ from eigenscope.cli.options import (
     parse,
 )
 
-_USER_ERRORS = (ValueError, TypeError, OSError, ImportError, KeyError, RuntimeError)
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb of the command line and end the process with its code.
@@ -22,23 +22,47 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Words after the program's name; None for those of the process.
 
     Raises:
-        SystemExit: With 0 if all went well, 1 after an error that is explained on
-            standard error, 2 for wrong options, 130 after Ctrl-C.
+        SystemExit: With 1 after an error that is explained on standard error, 2 for
+            wrong options, 130 after Ctrl-C.
+        Exception: Whatever else went wrong, a bug or an error in the user's own
+            factory, with its traceback; the process ends with 1.
     """
-    options = parse(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options: Options | None = None
     try:
+        options = _options(words)
         _run(options)
     except KeyboardInterrupt:
-        print(
-            "interrupted; what was computed is kept: run the same command again with "
-            "--resume",
-            file=sys.stderr,
-        )
+        print(f"\ninterrupted{_how_to_go_on(options)}", file=sys.stderr)
         raise SystemExit(130) from None
-    except _USER_ERRORS as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        message = explanation(error)
+        if message is None:
+            raise
         print(f"eigenscope: {message}", file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def _options(words: list[str]) -> Options:
+    """Parse; for a run that goes on, what is not given is what the run began with."""
+    options = parse(words)
+    if isinstance(options, JacobianOptions) and options.resume:
+        from eigenscope.cli.arguments import recorded_options
+
+        return parse(words, defaults=recorded_options(options.out))
+    return options
+
+
+def _how_to_go_on(options: Options | None) -> str:
+    if isinstance(options, JacobianOptions):
+        again = f"eigenscope jacobian --resume --out {options.out}"
+        return f"; what was computed is kept, and this goes on with it: {again}"
+    if isinstance(options, DemoOptions):
+        return "; what was computed is kept: the same command goes on with it"
+    return ""
 
 
 def _run(options: Options) -> None:

@@ -125,19 +125,30 @@ Options = (
 )
 
 
-def parse(arguments: list[str] | None = None) -> Options:
+def parse(words: list[str], *, defaults: JacobianOptions | None = None) -> Options:
     """Return the options of the verb on the command line.
 
     Args:
-        arguments: Words after the program's name; None for those of the process.
+        words: What stands after the program's name; nothing shows the help.
+        defaults: What options are that are not among the words; None for the usual
+            defaults.
 
     Returns:
         The options; wrong ones end the process with a message and code 2.
+
+    Raises:
+        SystemExit: With 0 after help that was asked for, 2 after a message.
     """
-    return tyro.cli(
-        Options,  # pyright: ignore[reportArgumentType] - a union of dataclasses
-        prog="eigenscope",
-        description="Spectra of PyTorch networks.",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    try:
+        return tyro.cli(
+            Options,  # pyright: ignore[reportArgumentType] - a union of dataclasses
+            prog="eigenscope",
+            description="Spectra of PyTorch networks.",
+            args=words or ["--help"],
+            default=tyro.MISSING if defaults is None else defaults,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except SystemExit as end:
+        if not words:
+            raise SystemExit(2) from end
+        raise

@@ -1,6 +1,5 @@
 """The demo: one network, trained on true and on random labels, and its spectra."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -14,6 +13,7 @@ from eigenscope.experiments.jacobian_spectra import (
     run_jacobian_spectra,
 )
 from eigenscope.problem import Problem
+from eigenscope.progress import progress
 from eigenscope.store import Run
 from eigenscope.training import TrainingLog, accuracy, train_classifier
 from eigenscope.zoo import build_model, load_data, load_weights, save_weights
@@ -38,9 +38,7 @@ class DemoPlan:
     seed: int = 0
 
 
-def run_demo(
-    out: Path, plan: DemoPlan, *, say: Callable[[str], None]
-) -> dict[str, Run]:
+def run_demo(out: Path, plan: DemoPlan) -> dict[str, Run]:
     """Train LeNet on the digits with true and with random labels; compute spectra.
 
     Both networks start from the same weights. Spectra are those of the test images'
@@ -49,7 +47,6 @@ def run_demo(
     Args:
         out: Folder; what is in it from an earlier demo of the same plan is used again.
         plan: How to train.
-        say: Is told what goes on.
 
     Returns:
         The finished runs by kind of labels.
@@ -81,10 +78,9 @@ def run_demo(
         started = (path / "manifest.json").exists()
         begin = Run.resume if started else Run.create
         with begin(path, verb="demo", arguments=arguments) as run:
-            model = _trained(run, train.inputs, targets, plan, say)
+            model = _trained(run, train.inputs, targets, plan)
             run.record_result("train_accuracy", accuracy(model, train.inputs, targets))
             run.record_result("class_names", list(test.class_names))
-            say(f"computing the Jacobian spectra of the network with {labels} labels")
             problem = Problem(model, (test.inputs, test.targets))
             chosen = JacobianPlan(outputs=("logits", "probabilities"), num_vectors=4)
             run_jacobian_spectra(run, problem, chosen)
@@ -93,11 +89,7 @@ def run_demo(
 
 
 def _trained(
-    run: Run,
-    inputs: Tensor,
-    targets: Tensor,
-    plan: DemoPlan,
-    say: Callable[[str], None],
+    run: Run, inputs: Tensor, targets: Tensor, plan: DemoPlan
 ) -> torch.nn.Module:
     """Return the trained network, from the run if an earlier demo has trained it."""
     model = build_model(
@@ -107,26 +99,25 @@ def _trained(
     if weights.exists():
         load_weights(model, weights)
         return model.eval()
-    labels, epochs = run.arguments["labels"], run.arguments["epochs"]
+    epochs = int(str(run.arguments["epochs"]))
+    label = f"training, {run.arguments['labels']} labels"
+    ticks = progress(range(epochs), label=label, total=epochs)
 
-    def report(log: TrainingLog) -> None:
-        done = len(log.losses)
-        if done % 30 == 0:
-            say(
-                f"{labels} labels, epoch {done} of {epochs}: loss "
-                f"{log.losses[-1]:.4f}, training accuracy {log.accuracies[-1]:.1%}"
-            )
+    def tick(log: TrainingLog) -> None:
+        del log
+        next(ticks, None)
 
+    next(ticks)
     with run.stage("training"):
         train_classifier(
             model,
             inputs,
             targets,
-            epochs=int(str(epochs)),
+            epochs=epochs,
             batch_size=_BATCH_SIZE,
             learning_rate=_LEARNING_RATE,
             generator=torch.Generator().manual_seed(plan.seed),
-            progress=report,
+            progress=tick,
         )
     save_weights(model, weights)
     return model

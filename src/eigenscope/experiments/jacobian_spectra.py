@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -11,15 +11,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from eigenscope._types import JsonValue, Layout, OutputName
-from eigenscope.analysis import PowerLaw, fit_power_law
+from eigenscope.analysis import PowerLaw
+from eigenscope.budget import parse_bytes
 from eigenscope.estimators import spectrum, top_eigenpairs
+from eigenscope.estimators.lapack import peak_bytes
+from eigenscope.estimators.matrices import require_budget
+from eigenscope.experiments.tails import fit_tails, tail_numbers
 from eigenscope.jacobian import EngineSettings
 from eigenscope.operators import InputJacobian, StoredGram, gram
 from eigenscope.problem import Problem
 from eigenscope.spectra import Eigenpairs, Spectrum
 from eigenscope.store import Run
 
-_FITS: tuple[Literal["scan", "peak"], ...] = ("scan", "peak")
 _TOLERANCE = 1e-6
 
 
@@ -43,6 +46,23 @@ class JacobianPlan:
     num_replicas: int = 0
     seed: int = 0
     memory: str | int | None = None
+
+    def __post_init__(self) -> None:
+        for name, chosen in (("output", self.outputs), ("layout", self.layouts)):
+            if not chosen or len(set(chosen)) < len(chosen):
+                given = ", ".join(chosen) or "none"
+                raise ValueError(
+                    f"{name} must name at least one, and none of them twice; got "
+                    f"{given}."
+                )
+        for name, count in (
+            ("vectors", self.num_vectors),
+            ("replicas", self.num_replicas),
+        ):
+            if count < 0:
+                raise ValueError(f"{name} must be at least 0; got {count}.")
+        if self.memory is not None:
+            parse_bytes(self.memory)
 
 
 @final
@@ -95,7 +115,45 @@ class JacobianResults:
     spectra: tuple[SpectrumResult, ...]
 
 
-def run_jacobian_spectra(run: Run, problem: Problem, plan: JacobianPlan) -> None:
+def prepare_jacobian(
+    problem: Problem, plan: JacobianPlan, *, run: Run | None = None
+) -> InputJacobian:
+    """Choose the engine, or take up a run's, and check all that can be checked now.
+
+    Args:
+        problem: The network and its data; its `output` is not used.
+        plan: What is to be computed.
+        run: The run that goes on; None if there is none yet.
+
+    Returns:
+        The logits' Jacobian, not computed yet.
+
+    Raises:
+        ValueError: If model or data are not those that the run started with, samples
+            influence each other, or the memory budget is too small.
+
+    Cost:
+        Forward and backward passes of a few samples.
+    """
+    recorded = None
+    if run is not None:
+        _require_same_problem(run, problem)
+        recorded = cast("dict[str, Any] | None", run.settings.get("engine"))
+    engine = EngineSettings(**recorded) if recorded else None
+    jacobian = InputJacobian(problem.with_output("logits"), engine=engine)
+    for layout in plan.layouts:
+        rows, columns = jacobian.with_layout(layout).shape
+        _require_memory(min(rows, columns), jacobian.dtype, plan)
+    return jacobian
+
+
+def run_jacobian_spectra(
+    run: Run,
+    problem: Problem,
+    plan: JacobianPlan,
+    *,
+    jacobian: InputJacobian | None = None,
+) -> None:
     """Compute Jacobian, Gram matrices, eigenvalues and tail fits into a run.
 
     Every stage that is on disk already is left as it is, so a run that was killed goes
@@ -105,19 +163,18 @@ def run_jacobian_spectra(run: Run, problem: Problem, plan: JacobianPlan) -> None
         run: A run that is open for writing.
         problem: The network and its data; its `output` is not used.
         plan: What is computed.
+        jacobian: What `prepare_jacobian` gave; None prepares it here.
 
     Raises:
-        ValueError: If model or data are not those that the run started with.
+        ValueError: As `prepare_jacobian`.
         OSError: If the disk is full; what is done stays.
 
     Cost:
         One set of backward passes over the data, D² · (other dimension) operations
         for each Gram matrix and about 4/3 D³ for its eigenvalues.
     """
-    _require_same_problem(run, problem)
-    recorded = cast("dict[str, Any] | None", run.settings.get("engine"))
-    engine = EngineSettings(**recorded) if recorded else None
-    jacobian = InputJacobian(problem.with_output("logits"), engine=engine)
+    jacobian = jacobian or prepare_jacobian(problem, plan, run=run)
+    run.record_settings({"fingerprint": dict(problem.fingerprint())})
     if jacobian.engine is not None:
         run.record_settings({"engine": jacobian.engine.to_json()})
     run.record_result("sample_shape", [*jacobian.sample_shape])
@@ -176,7 +233,7 @@ def _run_one(run: Run, output: OutputName, layout: Layout, plan: JacobianPlan) -
             spectrum(stored, memory=plan.memory).save(path)
     if plan.num_vectors:
         with run.stage(f"eigenvectors_{name}"):
-            _write_vectors(run, name, stored, min(plan.num_vectors, matrix.shape[0]))
+            _write_vectors(run, name, stored, plan)
     result = _load_one(run, output, layout, side=matrix.side)
     run.record_result(name, _summary(result, plan))
 
@@ -185,7 +242,7 @@ def _load_one(
     run: Run, output: OutputName, layout: Layout, *, side: str | None = None
 ) -> SpectrumResult:
     found = Spectrum.load(_spectrum_path(run, output, layout))
-    fits, notes = _fits(found)
+    fits, notes = fit_tails(found)
     diagonal = _get(run, f"diagonal_{output}") if layout == "samples" else None
     name = f"{output}_{layout}"
     recorded = cast("dict[str, Any]", run.results.get(name) or {})
@@ -197,23 +254,9 @@ def _load_one(
         fits=fits,
         notes=notes,
         diagonal=diagonal,
-        diagonal_fits={} if diagonal is None else _fits(diagonal)[0],
+        diagonal_fits={} if diagonal is None else fit_tails(diagonal)[0],
         eigenpairs=_read_vectors(run, name),
     )
-
-
-def _fits(
-    values: Spectrum | Float[np.ndarray, " value"],
-) -> tuple[dict[str, PowerLaw], dict[str, str]]:
-    """Return the tail fits by rule, and by rule why there is none."""
-    fits: dict[str, PowerLaw] = {}
-    notes: dict[str, str] = {}
-    for rule in _FITS:
-        try:
-            fits[rule] = fit_power_law(values, xmin=rule)
-        except ValueError as error:
-            notes[rule] = str(error)
-    return fits, notes
 
 
 def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]:
@@ -230,23 +273,23 @@ def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]
         "notes": dict(result.notes),
     }
     for rule, fit in result.fits.items():
-        numbers = fit.summary()
-        if plan.num_replicas:
-            source = torch.Generator().manual_seed(plan.seed)
-            goodness = fit.goodness_of_fit(
-                num_replicas=plan.num_replicas, generator=source
-            )
-            numbers["p_value"] = goodness.p_value
-        for other in ("lognormal", "exponential", "truncated_power_law"):
-            ratio = fit.likelihood_ratio("power_law", other)
-            numbers[f"against_{other}"] = {
-                "normalized_ratio": ratio.normalized_ratio,
-                "p_value": ratio.p_value,
-            }
-        summary[rule] = numbers
+        summary[rule] = tail_numbers(
+            fit, num_replicas=plan.num_replicas, seed=plan.seed
+        )
     for rule, fit in result.diagonal_fits.items():
         summary[f"diagonal_{rule}"] = fit.summary()
     return summary
+
+
+def _require_memory(size: int, dtype: torch.dtype, plan: JacobianPlan) -> None:
+    """Raise before hours of work if the eigenvalues at its end do not fit in memory."""
+    vectors = min(plan.num_vectors, size)
+    converted = 0 if dtype == torch.float64 else size * size * dtype.itemsize
+    require_budget(
+        peak_bytes(size, num_vectors=vectors) + converted,
+        what=f"the spectrum of a {size} × {size} Gram matrix",
+        memory=plan.memory,
+    )
 
 
 def _require_same_problem(run: Run, problem: Problem) -> None:
@@ -255,12 +298,10 @@ def _require_same_problem(run: Run, problem: Problem) -> None:
     Raises:
         ValueError: If they differ.
     """
-    now = cast("dict[str, JsonValue]", dict(problem.fingerprint()))
-    before = run.settings.get("fingerprint")
-    if before is None:
-        run.record_settings({"fingerprint": now})
+    now = problem.fingerprint()
+    recorded = cast("dict[str, str] | None", run.settings.get("fingerprint"))
+    if recorded is None:
         return
-    recorded = cast("dict[str, JsonValue]", before)
     changed = [name for name in now if now[name] != recorded.get(name)]
     if changed:
         raise ValueError(
@@ -290,10 +331,11 @@ def _accuracy(jacobian: InputJacobian, targets: np.ndarray) -> float | None:
     return float((raw.argmax(1).numpy() == targets).mean())
 
 
-def _write_vectors(run: Run, name: str, matrix: StoredGram, count: int) -> None:
+def _write_vectors(run: Run, name: str, matrix: StoredGram, plan: JacobianPlan) -> None:
     if _get(run, f"eigenvectors_{name}") is not None:
         return
-    pairs = top_eigenpairs(matrix, count)
+    count = min(plan.num_vectors, matrix.shape[0])
+    pairs = top_eigenpairs(matrix, count, memory=plan.memory)
     _put(run, f"eigenvector_values_{name}", pairs.values.numpy())
     _put(run, f"eigenvector_residuals_{name}", pairs.residuals.numpy())
     _put(run, f"eigenvectors_{name}", pairs.vectors.numpy())

@@ -88,8 +88,15 @@ def read_comparison(paths: Sequence[Path], *, output: str, layout: str) -> Compa
         The spectra side by side.
 
     Raises:
-        ValueError: If a run does not hold that spectrum; says what it holds.
+        FileNotFoundError: If a folder is no run.
+        ValueError: If there is no run or one twice, or a run does not hold that
+            spectrum; says what it holds.
     """
+    if not paths or len({path.resolve() for path in paths}) < len(paths):
+        given = ", ".join(str(path) for path in paths) or "none"
+        raise ValueError(
+            f"a comparison needs at least one run, and none of them twice; got {given}."
+        )
     runs = tuple(Run.open(path) for path in paths)
     results: list[SpectrumResult] = []
     for run in runs:
@@ -115,7 +122,15 @@ def write_comparison(comparison: Comparison, out: Path, *, title: str) -> Path:
 
     Returns:
         The page's path.
+
+    Raises:
+        FileExistsError: If the folder is a run, whose own page would be lost.
     """
+    if (out / "manifest.json").exists():
+        raise FileExistsError(
+            f"a comparison must not go into the folder of a run; {out} is one. Choose "
+            "another with --out."
+        )
     out.mkdir(parents=True, exist_ok=True)
     pairs = list(zip(comparison.labels, comparison.results, strict=True))
     figure = comparison_figure(

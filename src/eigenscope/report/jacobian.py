@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from eigenscope.experiments import (
@@ -47,7 +46,9 @@ def write_jacobian_page(run: Run) -> Path:
         The page's path.
     """
     results = load_jacobian_results(run)
-    figures = [figure for result in results.spectra for figure in _draw(run, result)]
+    figures = [
+        figure for result in results.spectra for figure in _draw(results, result)
+    ]
     page = run.path / "index.html"
     arguments = run.arguments
     write_page(
@@ -110,8 +111,8 @@ def _summary(results: JacobianResults) -> list[tuple[str, str]]:
     return summary
 
 
-def _draw(run: Run, result: SpectrumResult) -> list[PageFigure]:
-    name, drawn = result.name, list[PageFigure]()
+def _draw(results: JacobianResults, result: SpectrumResult) -> list[PageFigure]:
+    run, name, drawn = results.run, result.name, list[PageFigure]()
     product = "𝒥𝒥ᵀ" if result.side == "rows" else "𝒥ᵀ𝒥"
     figure = spectrum_figure(
         result.spectrum, result.fits, title=f"{product} of {result.output}"
@@ -130,38 +131,40 @@ def _draw(run: Run, result: SpectrumResult) -> list[PageFigure]:
         drawn.append(
             _saved(run, f"diagonal_{result.output}.png", figure, "Diagonal", caption)
         )
-    return drawn + _draw_vectors(run, result)
+    return drawn + _draw_vectors(results, result)
 
 
-def _draw_vectors(run: Run, result: SpectrumResult) -> list[PageFigure]:
+def _draw_vectors(results: JacobianResults, result: SpectrumResult) -> list[PageFigure]:
     """Return pictures of eigenvectors: of 𝒥ᵀ𝒥 as inputs, of 𝒥𝒥ᵀ by sample."""
-    pairs, name = result.eigenpairs, result.name
-    is_image = result.side == "columns" and result.layout == "outputs"
-    if pairs is None or not (is_image or result.side == "rows"):
+    run, pairs = results.run, result.eigenpairs
+    if pairs is None:
         return []
-    results = load_jacobian_results(run)
-    names = run.results.get("class_names")
+    if result.side == "columns":
+        caption = "Directions in input space that move the outputs most, over all "
+        caption += "samples"
+        caption += ", output by output." if result.layout == "samples" else "."
+    else:
+        caption = "Entries of the top eigenvectors by sample, ordered by class."
     figure = eigenvector_figure(
         pairs,
-        side="columns" if is_image else "rows",
+        side="columns" if result.side == "columns" else "rows",
         sample_shape=_integers(run.results.get("sample_shape")),
-        targets=_targets_of_rows(results.targets, len(pairs.vectors)),
-        class_names=[str(n) for n in names] if isinstance(names, list) else None,
-        title=f"Top eigenvectors, {name}",
+        targets=results.targets,
+        class_names=_class_names(results),
+        title=f"Top eigenvectors, {result.name}",
     )
-    caption = (
-        "Directions in input space that move the outputs most, over all samples."
-        if is_image
-        else "Entries of the top eigenvectors by sample, ordered by class."
-    )
-    file = f"eigenvectors_{name}.png"
+    file = f"eigenvectors_{result.name}.png"
     return [_saved(run, file, figure, "Top eigenvectors", caption)]
 
 
-def _targets_of_rows(targets: np.ndarray | None, num_rows: int) -> np.ndarray | None:
-    if targets is None or num_rows % len(targets):
+def _class_names(results: JacobianResults) -> list[str] | None:
+    """Return the names of the classes if every target has one."""
+    names = results.run.results.get("class_names")
+    targets = results.targets
+    if not isinstance(names, list) or targets is None:
         return None
-    return np.repeat(targets, num_rows // len(targets))
+    has_all = int(targets.min()) >= 0 and int(targets.max()) < len(names)
+    return [str(name) for name in names] if has_all else None
 
 
 def _integers(value: object) -> list[int]:
