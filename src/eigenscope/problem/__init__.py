@@ -1,11 +1,17 @@
 """A network, its data and what is asked of it, as one mathematical object."""
 
-from eigenscope.problem.data import Batch, Batches, DataChangedError, ModelInputs
-from eigenscope.problem.model import call_model, require_no_batch_statistics
+from eigenscope.problem.batch import Batch, ModelInputs
+from eigenscope.problem.data import Batches, DataChangedError
+from eigenscope.problem.model import (
+    call_model,
+    left_as_found,
+    require_no_batch_statistics,
+    state_digest,
+)
 from eigenscope.problem.outputs import (
     flatten_outputs,
+    output_cotangent,
     output_derivative,
-    raw_outputs,
     transform_outputs,
 )
 from eigenscope.problem.problem import Problem
@@ -18,8 +24,10 @@ __all__ = [
     "Problem",
     "call_model",
     "flatten_outputs",
+    "left_as_found",
+    "output_cotangent",
     "output_derivative",
-    "raw_outputs",
     "require_no_batch_statistics",
+    "state_digest",
     "transform_outputs",
 ]

@@ -1,15 +1,16 @@
 """What is asked of a model before its spectra mean anything, and of us: no traces."""
 
-import random
-from collections.abc import Generator, Mapping
+import hashlib
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from eigenscope.problem.outputs import raw_outputs
+from eigenscope.problem.random_state import rng_preserved
+from eigenscope.problem.raw_batches import update_digest
 
 _DROPOUT = (
     nn.Dropout,
@@ -67,22 +68,27 @@ def require_repeatable(model: nn.Module, inputs: Tensor | dict[str, Any]) -> Ten
         The raw output.
 
     Raises:
-        ValueError: If the two answers differ, or are not finite, or lose samples.
+        TypeError: If the model fails on integer inputs.
+        RuntimeError: What else the model raises.
+        ValueError: If the two answers differ by more than √ε of the largest output,
+            or are not finite.
     """
-    with torch.no_grad(), rng_preserved(), buffers_preserved(model):
-        first = call_model(model, inputs)
+    with torch.no_grad(), left_as_found(model):
+        try:
+            first = call_model(model, inputs)
+        except RuntimeError as error:
+            _explain_integers(inputs, error)
+            raise
         second = call_model(model, inputs)
     if not bool(first.isfinite().all()):
         bad = (~first.isfinite()).reshape(len(first), -1).any(1)
         raise ValueError(
             "the model's output must be finite; sample "
-            f"{int(bad.nonzero()[0, 0])} gives NaN or infinity."
+            f"{int(bad.nonzero()[0, 0])} gives NaN or infinity. Look at the scale of "
+            "this input and of the weights."
         )
-    scale = float(first.abs().max()) if first.numel() else 0.0
-    if first.shape != second.shape or float((first - second).abs().max()) > 1e-4 * (
-        scale or 1.0
-    ):
-        active = _active(model, _DROPOUT)
+    if first.shape != second.shape or not _nearly_equal(first, second):
+        active = _names(m for m in model.named_modules() if _is_active_dropout(m[1]))
         found = f"dropout is active in {active}" if active else "something is random"
         raise ValueError(
             "the model must give the same output for the same input; it does not: "
@@ -91,8 +97,24 @@ def require_repeatable(model: nn.Module, inputs: Tensor | dict[str, Any]) -> Ten
     return first
 
 
+def _nearly_equal(first: Tensor, second: Tensor) -> bool:
+    if not first.is_floating_point():
+        return torch.equal(first, second)
+    scale = first.abs().amax() if first.numel() else 0.0
+    tolerance = torch.finfo(first.dtype).eps ** 0.5
+    return bool(((first - second).abs() <= tolerance * scale).all())
+
+
+def _explain_integers(inputs: Tensor | dict[str, Any], error: RuntimeError) -> None:
+    if isinstance(inputs, Tensor) and not inputs.is_floating_point():
+        raise TypeError(
+            f"the model must accept its inputs; it fails on {inputs.dtype} ({error}). "
+            "Convert integer data to floating point, as by images / 255."
+        ) from error
+
+
 def require_no_batch_statistics(model: nn.Module) -> None:
-    """Raise if a BatchNorm is in training mode, where it mixes the samples of a batch.
+    """Raise if a BatchNorm normalizes by the batch, and so mixes its samples.
 
     Args:
         model: The network.
@@ -100,48 +122,67 @@ def require_no_batch_statistics(model: nn.Module) -> None:
     Raises:
         ValueError: Naming the modules.
     """
-    active = _active(model, _BATCH_NORM)
+    norms = [m for m in model.named_modules() if isinstance(m[1], _BATCH_NORM)]
+    cause, active = "is in training mode", _names(m for m in norms if m[1].training)
+    advice = "Call model.eval()."
+    if not active:
+        cause = "keeps no running statistics"
+        active = _names(m for m in norms if getattr(m[1], "running_mean", 0) is None)
+        advice = "Use track_running_stats=True."
     if active:
         raise ValueError(
             "per-sample derivatives need every sample to be independent of the "
-            f"others; BatchNorm is in training mode in {active} and normalizes by the "
-            "batch. Call model.eval()."
+            f"others; BatchNorm {cause} in {active} and normalizes by the "
+            f"batch. {advice}"
         )
 
 
-@contextmanager
-def buffers_preserved(model: nn.Module) -> Generator[None]:
-    """Restore buffers that a forward pass in training mode may have updated."""
-    buffers = list(model.buffers()) if any(m.training for m in model.modules()) else []
-    saved = [buffer.detach().clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, saved, strict=True):
-                buffer.copy_(value)
+def state_digest(model: nn.Module) -> str:
+    """Return a digest of all parameters and buffers.
+
+    Args:
+        model: The network.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        state.update(name.encode())
+        update_digest(state, tensor)
+    return state.hexdigest()
 
 
 @contextmanager
-def rng_preserved() -> Generator[None]:
-    """Give back the global random states that data or a model may have advanced."""
-    cuda = torch.cuda.is_initialized()
-    devices = range(torch.cuda.device_count()) if cuda else ()
-    python_state = random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002 - saved and restored, not used
+def left_as_found(model: nn.Module) -> Generator[None]:
+    """Restore random states, and buffers that passes through the model update.
+
+    A module of torch updates its buffers in training mode at most; any other module
+    may do so whenever it is called.
+    """
+    saved = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        if module.training or not type(module).__module__.startswith("torch.nn.")
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
-        with torch.random.fork_rng(devices):
+        with rng_preserved():
             yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        with torch.no_grad():
+            for module, name, buffer, value in saved:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+                if getattr(module, name) is not buffer:
+                    setattr(module, name, buffer)
 
 
-def _active(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str:
-    names = [
-        name or type(module).__name__
-        for name, module in model.named_modules()
-        if module.training and isinstance(module, kinds)
-    ]
+def _is_active_dropout(module: nn.Module) -> bool:
+    return module.training and isinstance(module, _DROPOUT)
+
+
+def _names(modules: Iterator[tuple[str, nn.Module]]) -> str:
+    names = [name or type(module).__name__ for name, module in modules]
     shown = ", ".join(repr(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

@@ -75,7 +75,8 @@ def transform_outputs(
         if transformed.ndim == 0 or len(transformed) != len(raw):
             raise ValueError(
                 f"a callable output must keep the {len(raw)} samples on axis 0; it "
-                f"returned shape {tuple(transformed.shape)}."
+                f"returned shape {tuple(transformed.shape)}. Reduce over other axes "
+                "only."
             )
         return flatten_outputs(transformed)
     if output == "logits":
@@ -134,3 +135,28 @@ def output_derivative(
     diagonal.zero_()
     diagonal.copy_(-derivative.sum(-1))
     return derivative
+
+
+def output_cotangent(
+    raw: Tensor, output: OutputName, column: int
+) -> Float[Tensor, "sample logit"]:
+    """Gradient of one number per sample by the flattened logits.
+
+    Args:
+        raw: Raw output (sample, class, *position), or of any shape for "logits".
+        output: "logits", "probabilities" or "log_probabilities".
+        column: Which of the k numbers.
+
+    Returns:
+        The cotangent that a vector-Jacobian product of the logits takes.
+    """
+    cotangent = torch.zeros_like(flatten_outputs(raw))
+    if output == "logits":
+        cotangent[:, column] = 1
+        return cotangent
+    derivative = output_derivative(raw, output)
+    chosen, position = divmod(column, derivative.shape[1])
+    cotangent.view(len(raw), raw.shape[1], -1)[:, :, position] = derivative[
+        :, position, chosen
+    ]
+    return cotangent

@@ -17,7 +17,7 @@ def select_parameters(
         params: A name, a glob such as `"layer1.*"`, a sequence of these, or None for
             every parameter that requires gradients. Frozen parameters are taken only
             when a name or glob matches them. Tied parameters count once, under their
-            first name.
+            first name, and are found by each of their names.
 
     Returns:
         Name to parameter, in `named_parameters()` order.
@@ -29,16 +29,16 @@ def select_parameters(
     if params is None:
         return {name: p for name, p in named.items() if p.requires_grad}
     patterns = [params] if isinstance(params, str) else list(params)
+    aliases = list(model.named_parameters(remove_duplicate=False))
+    wanted: set[int] = set()
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in named):
+        matched = {id(p) for name, p in aliases if fnmatchcase(name, pattern)}
+        wanted |= matched
+        if not matched:
             nearest = difflib.get_close_matches(pattern, named, n=3, cutoff=0.0)
             listed = ", ".join(repr(name) for name in nearest) or "none at all"
             raise ValueError(
                 f"params must match parameters of the model; {pattern!r} matches none. "
                 f"The nearest names: {listed}."
             )
-    return {
-        name: parameter
-        for name, parameter in named.items()
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-    }
+    return {name: p for name, p in named.items() if id(p) in wanted}

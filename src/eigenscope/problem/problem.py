@@ -1,6 +1,6 @@
 """The problem: a network, its data, and the numbers asked of it."""
 
-import hashlib
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from eigenscope._types import OutputSpec
-from eigenscope.problem.data import Batches, ModelInputs
+from eigenscope.problem.batch import ModelInputs
+from eigenscope.problem.data import Batches
 from eigenscope.problem.model import (
     call_model,
     device_and_dtype,
     require_finite_weights,
     require_repeatable,
+    state_digest,
 )
 from eigenscope.problem.outputs import require_output, transform_outputs
 from eigenscope.problem.parameters import select_parameters
@@ -44,7 +46,8 @@ class Problem:
         labels: The entry of a mapping batch that is the target.
 
     Raises:
-        TypeError: If the model is no module or the data of no supported kind.
+        TypeError: If the model is no module, the data of no supported kind, or the
+            model fails on integer data.
         ValueError: If an option is wrong, data or weights are not finite, or the
             model is random.
         DataChangedError: If two passes over the data differ.
@@ -72,7 +75,8 @@ class Problem:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
-                f"model must be a torch.nn.Module; got {type(model).__name__}."
+                f"model must be a torch.nn.Module; got {type(model).__name__}. Put a "
+                "function into the forward of a module."
             )
         require_output(output)
         require_finite_weights(model)
@@ -86,7 +90,7 @@ class Problem:
         )
         probe = self.batches.first(_PROBE_SAMPLES)
         raw = require_repeatable(model, probe.inputs)
-        _require_sample_axis(raw, probe.size)
+        _require_one_row_per_sample(raw, probe.size)
         self.raw_shape = tuple(raw.shape[1:])
         self.num_samples = self.batches.num_samples
         self.num_outputs = transform_outputs(raw, output).shape[1]
@@ -109,8 +113,7 @@ class Problem:
             A new problem.
         """
         require_output(output)
-        other = object.__new__(Problem)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.output = output
         raw = torch.zeros(1, *self.raw_shape, device=self.device, dtype=self.dtype)
         other.num_outputs = transform_outputs(raw, output).shape[1]
@@ -123,16 +126,14 @@ class Problem:
             Hexadecimal digests under "data" and "weights"; a resumed run compares
             them with those that it started with.
         """
-        state = hashlib.blake2b(digest_size=16)
-        for name, tensor in self.model.state_dict().items():
-            state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            state.update(data.numpy().data)
-        return {"data": self.batches.fingerprint(), "weights": state.hexdigest()}
+        return {
+            "data": self.batches.fingerprint(),
+            "weights": state_digest(self.model),
+        }
 
 
-def _require_sample_axis(raw: Tensor, size: int) -> None:
-    if raw.ndim == 0 or len(raw) != size:
+def _require_one_row_per_sample(raw: Tensor, size: int) -> None:
+    if raw.ndim == 0 or len(raw) != size or raw.numel() == 0:
         raise ValueError(
             f"the model must return one row per sample; {size} samples gave shape "
             f"{tuple(raw.shape)}. Give the data a sample axis or wrap the model."
