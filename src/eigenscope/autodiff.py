@@ -1,6 +1,6 @@
 """The only caller of autograd: blocks of vector-Jacobian products."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -28,6 +28,8 @@ def vector_jacobian_product(
     Returns:
         A tensor of the inputs' shape; zeros where nothing connects the two.
     """
+    if not outputs.requires_grad:
+        return torch.zeros_like(inputs)
     (product,) = torch.autograd.grad(
         outputs,
         inputs,
@@ -37,6 +39,20 @@ def vector_jacobian_product(
         materialize_grads=True,
     )
     return product
+
+
+def is_connected(outputs: Tensor, inputs: Tensor) -> bool:
+    """Return whether the recorded graph leads from the inputs to the outputs."""
+    if not outputs.requires_grad:
+        return False
+    (product,) = torch.autograd.grad(
+        outputs,
+        inputs,
+        grad_outputs=torch.zeros_like(outputs),
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return product is not None
 
 
 def jacobian_rows(
@@ -68,3 +84,27 @@ def jacobian_rows(
 def differentiable_copy(inputs: Tensor) -> Tensor:
     """Return a leaf that holds the inputs and requires gradients."""
     return inputs.detach().clone().requires_grad_()
+
+
+def recordable(value: Tensor) -> Tensor:
+    """Return the tensor, or a copy if inference mode made it useless to autograd."""
+    return value.clone() if value.is_inference() else value
+
+
+def writable_empty(
+    shape: Sequence[int], *, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return memory that may be written while gradients are recorded.
+
+    Memory that is made in inference mode may not.
+
+    Args:
+        shape: Entries along each axis.
+        dtype: Type of the entries.
+        device: Where it is.
+
+    Returns:
+        An uninitialized tensor.
+    """
+    with torch.inference_mode(mode=False):
+        return torch.empty(tuple(shape), dtype=dtype, device=device)

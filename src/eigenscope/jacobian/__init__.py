@@ -4,7 +4,7 @@ from eigenscope.jacobian.inputs import (
     EngineSettings,
     InputJacobianEngine,
     input_jacobian,
-    transform_rows,
 )
+from eigenscope.jacobian.rows import transform_rows
 
 __all__ = ["EngineSettings", "InputJacobianEngine", "input_jacobian", "transform_rows"]

@@ -23,8 +23,10 @@ from eigenscope.problem import ModelInputs, call_model
 
 _FOLDABLE: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_SELECTS_BY_SIZE = re.compile(r"(?<!soft)max|min|topk|sort|median|kthvalue")
+_SELECTS_BY_SIZE = re.compile(r"(?<!soft)(max|min)|topk|sort|median|kthvalue|mode")
 _RELATIVE_TOLERANCE = 1e-9
+
+_Probe = tuple[Tensor, Tensor]
 
 
 @final
@@ -56,38 +58,81 @@ def accelerate(
         entry: Entry of a mapping input that is differentiated.
 
     Returns:
-        The accelerated copy, or None if the model cannot be traced, has nothing to
-        gain, or the copy's derivative differs.
+        The accelerated copy, or None if the model cannot be copied or traced, has
+        nothing to gain, or the copy's output or derivative differs.
 
     Cost:
         Two copies of the model in float64 for the proof, of which one stays in the
         model's own precision; a few passes of the samples in float64.
     """
-    first = next(model.parameters(), None)
-    if first is None or not first.is_floating_point() or _has_hooks(model):
+    kinds = {
+        (tensor.device, tensor.dtype)
+        for tensor in [*model.parameters(), *model.buffers()]
+        if tensor.is_floating_point()
+    }
+    if len(kinds) != 1 or _has_hooks(model):
         return None
-    try:
-        shared = fx.symbolic_trace(model)
-    except Exception:  # tracing runs the user's forward with proxies: anything goes
+    device, dtype = kinds.pop()
+    with recording():
+        try:
+            original = copy.deepcopy(model).requires_grad_(requires_grad=False)
+            original = original.to("cpu", torch.float64)
+            found = _proven(original, inputs, entry)
+        except Exception:  # the user's forward runs with proxies and in another dtype
+            return None
+    if found is None:
         return None
-    traced = copy.deepcopy(shared).requires_grad_(requires_grad=False)
-    traced = traced.to("cpu", torch.float64)
+    module = found.module.to(device, dtype)
+    if found.channels_last:
+        module = module.to(memory_format=torch.channels_last)
+    return Acceleration(
+        module, num_folded=found.num_folded, channels_last=found.channels_last
+    )
+
+
+def _proven(
+    original: nn.Module, inputs: ModelInputs, entry: str | None
+) -> Acceleration | None:
+    """Return a float64 copy that gives what the float64 original gives, but faster.
+
+    Tracing may leave marks in the module that it runs, so it gets a copy, too.
+    """
+    traced = copy.deepcopy(fx.symbolic_trace(copy.deepcopy(original)))
     num_folded = _fold_batch_norms(traced)
-    channels_last = _gains_from_channels_last(traced, inputs)
+    wants_channels_last = _gains_from_channels_last(traced, inputs)
+    if not num_folded and not wants_channels_last:
+        return None
+    expected = _probe(original, inputs, entry, channels_last=False)
+    if not _agree(_probe(traced, inputs, entry, channels_last=False), expected):
+        return None
+    channels_last = wants_channels_last and _runs_channels_last(
+        traced, inputs, entry, expected
+    )
     if not num_folded and not channels_last:
         return None
-    original = copy.deepcopy(model).to("cpu", torch.float64)
-    if not _same_derivative(original, traced, inputs, entry):
-        return None
-    traced = traced.to(first.device, first.dtype)
-    if channels_last:
-        traced = traced.to(memory_format=torch.channels_last)
     return Acceleration(traced, num_folded=num_folded, channels_last=channels_last)
+
+
+def _runs_channels_last(
+    traced: fx.GraphModule, inputs: ModelInputs, entry: str | None, expected: _Probe
+) -> bool:
+    """Return whether the network also gives the same in channels-last memory."""
+    laid_out = copy.deepcopy(traced).to(memory_format=torch.channels_last)
+    try:
+        found = _probe(laid_out, inputs, entry, channels_last=True)
+    except RuntimeError:  # a .view that needs the usual layout
+        return False
+    return _agree(found, expected)
 
 
 def _has_hooks(model: nn.Module) -> bool:
     """Return whether calling a module does more than its forward."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    kinds = (
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+    )
     return any(getattr(m, kind, None) for m in model.modules() for kind in kinds)
 
 
@@ -126,6 +171,7 @@ def _is_frozen_norm(module: nn.Module) -> bool:
 
 
 def _fused(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+    layer.eval()  # nothing to a layer without state, but the fusion insists
     if isinstance(layer, nn.Linear):
         fused = fuse_linear_bn_eval(layer, cast("nn.BatchNorm1d", norm))
     else:
@@ -153,26 +199,26 @@ def _gains_from_channels_last(traced: fx.GraphModule, inputs: ModelInputs) -> bo
     return has_convolution and not any(_SELECTS_BY_SIZE.search(name) for name in names)
 
 
-def _same_derivative(
-    model: nn.Module,
-    traced: fx.GraphModule,
-    inputs: ModelInputs,
-    entry: str | None,
-) -> bool:
-    expected = _probe_product(model, inputs, entry)
-    found = _probe_product(traced, inputs, entry)
-    scale = float(expected.abs().max())
-    return float((found - expected).abs().max()) <= _RELATIVE_TOLERANCE * scale
+def _agree(found: _Probe, expected: _Probe) -> bool:
+    return all(
+        float((one - other).abs().max())
+        <= _RELATIVE_TOLERANCE * float(other.abs().max())
+        for one, other in zip(found, expected, strict=True)
+    )
 
 
-def _probe_product(module: nn.Module, inputs: ModelInputs, entry: str | None) -> Tensor:
-    """Return a random vector-Jacobian product of a float64 module on the CPU."""
-    with recording():
-        leaf = differentiable_copy(leaf_of(inputs, entry).to("cpu", torch.float64))
-        raw = call_model(module, with_leaf(_on_cpu(inputs), entry, leaf))
-        generator = torch.Generator().manual_seed(0)
-        seed = torch.randn(raw.shape, generator=generator, dtype=torch.float64)
-        return vector_jacobian_product(raw, leaf, seed, keep_graph=False)
+def _probe(
+    module: nn.Module, inputs: ModelInputs, entry: str | None, *, channels_last: bool
+) -> _Probe:
+    """Return the output of a float64 module and a random vector-Jacobian product."""
+    leaf = leaf_of(inputs, entry).to("cpu", torch.float64)
+    if channels_last:
+        leaf = leaf.contiguous(memory_format=torch.channels_last)
+    leaf = differentiable_copy(leaf)
+    raw = call_model(module, with_leaf(_on_cpu(inputs), entry, leaf))
+    generator = torch.Generator().manual_seed(0)
+    seed = torch.randn(raw.shape, generator=generator, dtype=torch.float64)
+    return raw.detach(), vector_jacobian_product(raw, leaf, seed, keep_graph=False)
 
 
 def _on_cpu(inputs: ModelInputs) -> ModelInputs:

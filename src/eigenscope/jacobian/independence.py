@@ -7,10 +7,12 @@ from torch import Tensor
 
 from eigenscope.autodiff import (
     differentiable_copy,
+    is_connected,
+    recordable,
     recording,
     vector_jacobian_product,
 )
-from eigenscope.problem import Batch, ModelInputs, Problem, flatten_outputs
+from eigenscope.problem import Batch, ModelInputs, Problem, transform_outputs
 
 
 def differentiable_entry(inputs: ModelInputs) -> str | None:
@@ -56,7 +58,11 @@ def with_leaf(inputs: ModelInputs, entry: str | None, leaf: Tensor) -> ModelInpu
     """Return the batch's inputs with the differentiated tensor put in its place."""
     if entry is None:
         return leaf
-    return cast("dict[str, Any]", inputs) | {entry: leaf}
+    others = cast("dict[str, Any]", inputs).items()
+    return {
+        key: recordable(value) if isinstance(value, Tensor) else value
+        for key, value in others
+    } | {entry: leaf}
 
 
 def require_independent_samples(
@@ -75,10 +81,10 @@ def require_independent_samples(
     inputs = _at_least_two(probe.inputs, probe.size)
     with recording():
         leaf = differentiable_copy(leaf_of(inputs, entry))
-        outputs = flatten_outputs(problem.raw(with_leaf(inputs, entry, leaf)))
-        if not outputs.requires_grad:
+        outputs = _outputs(problem, with_leaf(inputs, entry, leaf))
+        if not is_connected(outputs, leaf):
             raise ValueError(
-                "the model's output must depend on its input; it carries no gradient. "
+                "the output must depend on the input; no gradient reaches the input. "
                 "Look for .detach(), torch.no_grad() or integer arithmetic in forward."
             )
         depends = False
@@ -101,6 +107,12 @@ def require_independent_samples(
         _require_change(problem, inputs, entry, outputs)
 
 
+def _outputs(problem: Problem, inputs: ModelInputs) -> Tensor:
+    """Return what is differentiated; softmax can neither mix samples nor disconnect."""
+    output = problem.output if callable(problem.output) else "logits"
+    return transform_outputs(problem.raw(inputs), output)
+
+
 def _require_change(
     problem: Problem, inputs: ModelInputs, entry: str | None, outputs: Tensor
 ) -> None:
@@ -111,10 +123,10 @@ def _require_change(
     """
     with torch.no_grad():
         moved = 1 - 3 * leaf_of(inputs, entry)
-        other = flatten_outputs(problem.raw(with_leaf(inputs, entry, moved)))
+        other = _outputs(problem, with_leaf(inputs, entry, moved))
     if torch.equal(outputs, other):
         raise ValueError(
-            "the model's output must depend on its input; its derivative is zero and "
+            "the output must depend on the input; its derivative is zero and "
             "other inputs give the same output. Check that the network is not "
             "constant (detached input, dead units, zero weights)."
         )
