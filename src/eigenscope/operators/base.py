@@ -1,7 +1,7 @@
 """What every linear operator is: a shape, products both ways, a dense form."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, final
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope.budget import format_bytes
+
+_ROWS_TOGETHER = 2048
 
 
 class LinearOperator(ABC):
@@ -56,12 +58,19 @@ class LinearOperator(ABC):
         """The transposed operator Aᵀ."""
         return Transpose(self)
 
-    def __matmul__(self, x: Tensor) -> Tensor:
-        """Return A x for a vector (N,) or a block (N, m)."""
-        return self._checked_product(x)
-
     @final
-    def _checked_product(self, x: Tensor) -> Tensor:
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """Return A x for a vector (N,) or a block (N, m); nothing is recorded.
+
+        Raises:
+            TypeError: If x is no tensor.
+            ValueError: If the shape, dtype or device of x is not the operator's.
+        """
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"vectors must be a torch tensor; got {type(x).__name__}. Use "
+                "torch.from_numpy(x), or op.to_scipy() for NumPy vectors."
+            )
         rows, columns = self.shape
         if x.ndim not in {1, 2} or len(x) != columns:
             raise ValueError(
@@ -74,30 +83,36 @@ class LinearOperator(ABC):
                 f"vectors must be {self.dtype} on {self.device}, as the operator is; "
                 f"got {x.dtype} on {x.device}. Use x.to(op.device, op.dtype)."
             )
+        x = x.detach()
         if x.ndim == 2:
             return self.multiply(x)
         return self.multiply(x.unsqueeze(1)).squeeze(1)
 
     def to_scipy(self) -> ScipyLinearOperator:
-        """Return the operator for SciPy: NumPy vectors in and out, through the CPU."""
+        """Return the operator for SciPy: NumPy vectors in and out, through the CPU.
 
-        def forward(x: np.ndarray) -> np.ndarray:
-            block = torch.from_numpy(np.ascontiguousarray(x.reshape(len(x), -1)))
-            return self.multiply(block.to(self.device, self.dtype)).cpu().numpy()
+        NumPy has no bfloat16; such an operator takes and gives float32.
+        """
+        outside = torch.float32 if self.dtype == torch.bfloat16 else self.dtype
+        numpy_dtype = torch.empty(0, dtype=outside).numpy().dtype
 
-        def backward(y: np.ndarray) -> np.ndarray:
-            block = torch.from_numpy(np.ascontiguousarray(y.reshape(len(y), -1)))
-            return (
-                self.multiply_transpose(block.to(self.device, self.dtype)).cpu().numpy()
-            )
+        def wrapped(
+            product: Callable[[Tensor], Tensor],
+        ) -> Callable[[np.ndarray], np.ndarray]:
+            def apply(x: np.ndarray) -> np.ndarray:
+                block = torch.from_numpy(np.array(x.reshape(len(x), -1), order="C"))
+                result = product(block.to(self.device, self.dtype))
+                return result.to("cpu", outside).numpy()
 
+            return apply
+
+        forward, backward = wrapped(self.multiply), wrapped(self.multiply_transpose)
         products: dict[str, Any] = {
             "matvec": forward,
             "rmatvec": backward,
             "matmat": forward,
             "rmatmat": backward,
         }
-        numpy_dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
         return ScipyLinearOperator(shape=self.shape, dtype=numpy_dtype, **products)
 
 
@@ -131,6 +146,23 @@ class Jacobian(LinearOperator):
             )
         yield self.dense()
 
+    def row_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
+        """Yield all rows in panels of at most `max_bytes`, or of one block of rows.
+
+        Args:
+            max_bytes: Memory for one panel.
+
+        Yields:
+            Panels from top to bottom; their memory is used again.
+        """
+        rows, columns = self.shape
+        if rows * columns * self.dtype.itemsize <= max_bytes:
+            yield self.dense()
+            return
+        # A quarter: blocks and what makes them need memory, too.
+        together = max_bytes // (4 * columns * self.dtype.itemsize)
+        yield from _gathered(self.row_blocks(), min(_ROWS_TOGETHER, together))
+
     @abstractmethod
     def squared_row_norms(self) -> Float[Tensor, " row"]:
         """Return the diagonal of A Aᵀ without the matrix."""
@@ -146,6 +178,21 @@ class SymmetricOperator(LinearOperator):
     @abstractmethod
     def diagonal(self) -> Float[Tensor, " row"]:
         """Return the exact diagonal."""
+
+    @property
+    @final
+    @override
+    def T(self) -> LinearOperator:
+        """The operator itself."""
+        return self
+
+    @final
+    @override
+    def multiply_transpose(
+        self, block: Float[Tensor, "row vector"]
+    ) -> Float[Tensor, "column vector"]:
+        """Return A Y, since A is symmetric."""
+        return self.multiply(block)
 
 
 @final
@@ -212,9 +259,10 @@ class Dense(Jacobian):
     def __init__(self, matrix: Float[Tensor, "row column"]) -> None:
         if matrix.ndim != 2:
             raise ValueError(
-                f"matrix must have two axes; got shape {tuple(matrix.shape)}."
+                f"matrix must have two axes; got shape {tuple(matrix.shape)}. Flatten "
+                "a Jacobian to (row, column)."
             )
-        self._matrix = matrix
+        self._matrix = matrix.detach()
 
     @property
     @override
@@ -253,9 +301,33 @@ class Dense(Jacobian):
         yield 0, self._matrix
 
     @override
+    def column_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
+        yield self._matrix
+
+    @override
+    def row_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
+        yield self._matrix
+
+    @override
     def squared_row_norms(self) -> Float[Tensor, " row"]:
         return self._matrix.square().sum(1)
 
     @override
     def squared_column_norms(self) -> Float[Tensor, " column"]:
         return self._matrix.square().sum(0)
+
+
+def _gathered(blocks: Iterator[tuple[int, Tensor]], together: int) -> Iterator[Tensor]:
+    """Yield the rows of small blocks in larger ones, in memory that is used again."""
+    buffer, filled = torch.empty(0), 0
+    for _, rows in blocks:
+        if not len(buffer):
+            size = max(together, len(rows))
+            buffer = rows.new_empty(size, rows.shape[1])
+        if filled + len(rows) > len(buffer):
+            yield buffer[:filled]
+            filled = 0
+        buffer[filled : filled + len(rows)] = rows
+        filled += len(rows)
+    if filled:
+        yield buffer[:filled]

@@ -11,19 +11,19 @@ from typing_extensions import override
 from eigenscope._types import Side, require_choice
 from eigenscope.budget import format_bytes, resolve
 from eigenscope.operators.base import Dense, Jacobian, SymmetricOperator
-from eigenscope.operators.gram_tiles import write_gram
+from eigenscope.operators.gram_tiles import FACTOR_DTYPE, write_gram
 from eigenscope.operators.jacobian import InputJacobian
 from eigenscope.operators.products import add_lower_product, mirror_lower
 from eigenscope.store import Run, TiledArray
-
-_ROWS_TOGETHER = 2048
 
 
 @final
 class Gram(SymmetricOperator):
     """𝒥𝒥ᵀ (side "rows") or 𝒥ᵀ𝒥 (side "columns") of a Jacobian 𝒥.
 
-    Made by `es.gram`. Both sides have the same non-zero eigenvalues.
+    Made by `es.gram`. Both sides have the same non-zero eigenvalues. Products with
+    vectors are taken in 𝒥's dtype; `dense()` and what `write` stores have the dtype
+    `accumulate`.
 
     Attributes:
         factor: 𝒥.
@@ -39,6 +39,7 @@ class Gram(SymmetricOperator):
         memory: str | int | None,
     ) -> None:
         require_choice("side", side, Side)
+        _require_at_least_as_wide(accumulate, factor.dtype)
         rows, columns = factor.shape
         if side == "auto":
             side = "rows" if rows <= columns else "columns"
@@ -82,12 +83,6 @@ class Gram(SymmetricOperator):
         return result
 
     @override
-    def multiply_transpose(
-        self, block: Float[Tensor, "row vector"]
-    ) -> Float[Tensor, "column vector"]:
-        return self.multiply(block)
-
-    @override
     def diagonal(self) -> Float[Tensor, " row"]:
         if self.side == "rows":
             return self.factor.squared_row_norms()
@@ -115,14 +110,10 @@ class Gram(SymmetricOperator):
 
     def _panels(self, max_bytes: int) -> Iterator[Tensor]:
         """Yield matrices P with Σ P Pᵀ the Gram matrix, each within the memory."""
-        rows, columns = self.factor.shape
         if self.side == "rows":
             yield from self.factor.column_panels(max_bytes)
-        elif rows * columns * self.factor.dtype.itemsize <= max_bytes:
-            yield self.factor.dense().T
         else:
-            together = max(1, min(_ROWS_TOGETHER, max_bytes // columns // 16))
-            for panel in _gathered(self.factor.row_blocks(), together):
+            for panel in self.factor.row_panels(max_bytes):
                 yield panel.T
 
     def write(self, run: Run, *, name: str = "gram") -> "StoredGram":
@@ -161,11 +152,15 @@ class Gram(SymmetricOperator):
 
 @final
 class StoredGram(SymmetricOperator):
-    """A symmetric matrix whose lower triangle of tiles is in a run."""
+    """A symmetric matrix whose lower triangle of tiles is in a run.
+
+    Vectors have the dtype of the Jacobian behind it, as for `Gram`; `dense()` has the
+    dtype that is stored.
+    """
 
     def __init__(self, array: TiledArray) -> None:
         self.array = array
-        self._dtype = torch.from_numpy(array[:0]).dtype
+        self._dtype = getattr(torch, str(array.attributes[FACTOR_DTYPE]))
 
     @property
     @override
@@ -186,29 +181,24 @@ class StoredGram(SymmetricOperator):
     def multiply(
         self, block: Float[Tensor, "column vector"]
     ) -> Float[Tensor, "row vector"]:
-        result = torch.zeros_like(block)
+        wide = block.to(torch.from_numpy(self.array[:0]).dtype)
+        result = torch.zeros_like(wide)
         for rows, columns, tile in self._tiles():
-            result[rows] += tile @ block[columns]
+            result[rows] += tile @ wide[columns]
             if rows != columns:
-                result[columns] += tile.T @ block[rows]
-        return result
-
-    @override
-    def multiply_transpose(
-        self, block: Float[Tensor, "row vector"]
-    ) -> Float[Tensor, "column vector"]:
-        return self.multiply(block)
+                result[columns] += tile.T @ wide[rows]
+        return result.to(self.dtype)
 
     @override
     def diagonal(self) -> Float[Tensor, " row"]:
-        parts = [
-            tile.diagonal() for rows, columns, tile in self._tiles() if rows == columns
-        ]
-        return torch.cat(parts)
+        places = [(row, row) for row in range(self.array.grid[0])]
+        tiles = [torch.from_numpy(self.array.read_tile(place)) for place in places]
+        return torch.cat([tile.diagonal() for tile in tiles])
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:
-        result = torch.empty(self.shape, dtype=self.dtype)
+        stored = torch.from_numpy(self.array[:0]).dtype
+        result = torch.empty(self.shape, dtype=stored)
         for rows, columns, tile in self._tiles():
             result[rows, columns] = tile
         mirror_lower(result)
@@ -245,7 +235,8 @@ def gram(
         The operator, with products, an exact `diagonal()`, `dense()` and `write(run)`.
 
     Raises:
-        ValueError: If `side` is unknown.
+        TypeError: If `jacobian` is another kind of operator.
+        ValueError: If `side` is unknown, or `accumulate` narrower than 𝒥's dtype.
 
     Cost:
         `dense()`: D² · (other dimension) operations and 𝒥 once; 𝒥 is cut into panels
@@ -257,20 +248,23 @@ def gram(
         ('rows', [[5.0, 0.0], [0.0, 9.0]], [5.0, 9.0])
     """
     factor = Dense(jacobian) if isinstance(jacobian, Tensor) else jacobian
+    if not isinstance(factor, Jacobian):
+        raise TypeError(
+            "jacobian must be a matrix or a Jacobian, whose rows can be read; got "
+            f"{type(factor).__name__}. Pass the Jacobian and choose the side, or "
+            "op.dense()."
+        )
     return Gram(factor, side=side, accumulate=accumulate, memory=memory)
 
 
-def _gathered(blocks: Iterator[tuple[int, Tensor]], together: int) -> Iterator[Tensor]:
-    """Yield the rows of small blocks in larger ones, in memory that is used again."""
-    buffer, filled = torch.empty(0), 0
-    for _, rows in blocks:
-        if not len(buffer):
-            size = max(together, len(rows))
-            buffer = rows.new_empty(size, rows.shape[1])
-        if filled + len(rows) > len(buffer):
-            yield buffer[:filled]
-            filled = 0
-        buffer[filled : filled + len(rows)] = rows
-        filled += len(rows)
-    if filled:
-        yield buffer[:filled]
+def _require_at_least_as_wide(
+    accumulate: torch.dtype | None, dtype: torch.dtype
+) -> None:
+    if accumulate is None:
+        return
+    is_float = accumulate.is_floating_point
+    if not is_float or torch.finfo(accumulate).eps > torch.finfo(dtype).eps:
+        raise ValueError(
+            f"accumulate must be a floating-point type at least as precise as the "
+            f"Jacobian's {dtype}; got {accumulate}. Use torch.float64."
+        )

@@ -1,6 +1,5 @@
 """Writing one triangle of a Gram matrix from Jacobian rows on disk, tile by tile."""
 
-from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -14,10 +13,11 @@ from eigenscope.operators.products import (
     add_product,
     mirror_lower,
 )
-from eigenscope.operators.sample_blocks import StoredBlocks
+from eigenscope.operators.stored_blocks import StoredBlocks
 from eigenscope.progress import progress
 from eigenscope.store import Run, TiledArray
 
+FACTOR_DTYPE = "factor_dtype"
 _TILE = 2048
 
 
@@ -47,6 +47,7 @@ def write_gram(
 
     Raises:
         ValueError: If the budget does not hold two tiles' rows.
+        OSError: If the disk cannot take what is missing.
     """
     source = cast("StoredBlocks", jacobian.source)
     rows, columns = jacobian.shape
@@ -63,13 +64,18 @@ def write_gram(
         shape=(size, size),
         dtype=str(accumulate).removeprefix("torch."),
         tile_shape=(tile, tile),
+        attributes={
+            "side": side,
+            FACTOR_DTYPE: str(jacobian.dtype).removeprefix("torch."),
+        },
     )
     pending = [index for index in array.missing() if index[0] >= index[1]]
     run.require_space(len(pending) * array.tile_bytes)
     if side == "rows":
-        _write_row_side(jacobian, source, array, accumulate)
+        _write_row_side(jacobian, source, array, accumulate, pending)
     else:
-        _write_column_side(jacobian, array, accumulate, recorded["rows_together"])
+        together = recorded["rows_together"]
+        _write_column_side(jacobian, array, accumulate, pending, together)
     return array
 
 
@@ -111,6 +117,7 @@ def _write_row_side(
     source: StoredBlocks,
     array: TiledArray,
     accumulate: torch.dtype,
+    pending: list[tuple[int, ...]],
 ) -> None:
     tile, per_sample = array.tile_shape[0], jacobian.rows_per_sample
     shape = (-(-tile // per_sample), *source.shape[1:])
@@ -124,21 +131,28 @@ def _write_row_side(
         source.read(start, stop, buffer[: stop - start])
         return buffer[: stop - start].view(-1, jacobian.shape[1])
 
-    for row, missing in _rows_of_tiles(array):
-        panel = read(row, left)
-        for column in missing:
-            other = panel if column == row else read(column, right)
-            target = product[: len(panel), : len(other)]
-            if column == row:
-                add_lower_product(target, panel, fresh=True)
-                mirror_lower(target)
-            else:
-                add_product(target, panel, other, fresh=True)
-            array.write((row, column), target.numpy())
+    total = array.grid[0] * (array.grid[0] + 1) // 2
+    done = total - len(pending)
+    panel, in_memory = left, -1
+    for row, column in progress(pending, label="Gram", total=total, done=done):
+        if row != in_memory:
+            panel, in_memory = read(row, left), row
+        other = panel if column == row else read(column, right)
+        target = product[: len(panel), : len(other)]
+        if column == row:
+            add_lower_product(target, panel, fresh=True)
+            mirror_lower(target)
+        else:
+            add_product(target, panel, other, fresh=True)
+        array.write((row, column), target.numpy())
 
 
 def _write_column_side(
-    jacobian: InputJacobian, array: TiledArray, accumulate: torch.dtype, together: int
+    jacobian: InputJacobian,
+    array: TiledArray,
+    accumulate: torch.dtype,
+    pending: list[tuple[int, ...]],
+    together: int,
 ) -> None:
     """Add up 𝒥ᵀ𝒥 over all rows, `together` rows of tiles at a time.
 
@@ -146,32 +160,23 @@ def _write_column_side(
     products in the same order give the same bits.
     """
     size, tile = array.shape[0], array.tile_shape[0]
-    pending = list(_rows_of_tiles(array))
-    for start in range(0, array.grid[0], together):
-        group = [p for p in pending if start <= p[0] < start + together]
-        if not group:
-            continue
-        first, last = start * tile, min((start + together) * tile, size)
+    num_blocks = cast("StoredBlocks", jacobian.source).array.grid[0]
+    groups = sorted({row // together for row, _ in pending})
+    for place, group in enumerate(groups, start=1):
+        first = group * together * tile
+        last = min(first + together * tile, size)
         total = torch.empty(last - first, last, dtype=accumulate)
-        fresh = True
-        for _, rows in jacobian.row_blocks():
-            part = rows.T
+        label = f"Gram {place}/{len(groups)}"
+        blocks = progress(jacobian.row_blocks(), label=label, total=num_blocks)
+        for start, rows in blocks:
+            part, fresh = rows.T, start == 0
             if first:
                 before = part[:first]
                 add_product(total[:, :first], part[first:last], before, fresh=fresh)
             add_lower_product(total[:, first:], part[first:last], fresh=fresh)
-            fresh = False
         mirror_lower(total[:, first:])
-        for row, missing in group:
-            for column in missing:
-                rows, columns = array.selection((row, column))
-                offset = slice(rows.start - first, rows.stop - first)
-                array.write((row, column), total[offset, columns].numpy())
-
-
-def _rows_of_tiles(array: TiledArray) -> Iterator[tuple[int, list[int]]]:
-    """Yield each row of tiles with the columns, up to the diagonal, still missing."""
-    for row in progress(range(array.grid[0]), label="Gram", total=array.grid[0]):
-        missing = [c for c in range(row + 1) if not array.is_written((row, c))]
-        if missing:
-            yield row, missing
+        for index in pending:
+            if index[0] // together == group:
+                whole, columns = array.selection(index)
+                inside = slice(whole.start - first, whole.stop - first)
+                array.write(index, total[inside, columns].numpy())

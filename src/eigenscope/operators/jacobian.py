@@ -9,14 +9,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope._types import Layout, OutputName, require_choice
+from eigenscope.autodiff import writable_empty
 from eigenscope.jacobian import EngineSettings
 from eigenscope.operators.base import Jacobian
-from eigenscope.operators.sample_blocks import (
-    RAW_OUTPUTS,
-    ComputedBlocks,
-    SampleBlocks,
-    StoredBlocks,
-)
+from eigenscope.operators.computed_blocks import ComputedBlocks
+from eigenscope.operators.sample_blocks import RAW_OUTPUTS, SampleBlocks
+from eigenscope.operators.stored_blocks import StoredBlocks
 from eigenscope.problem import Problem
 from eigenscope.store import Run
 
@@ -68,7 +66,7 @@ class InputJacobian(Jacobian):
         cls,
         run: Run,
         *,
-        output: OutputName = "logits",
+        output: OutputName | None = None,
         layout: Layout = "samples",
         name: str = "jacobian",
     ) -> "InputJacobian":
@@ -76,13 +74,21 @@ class InputJacobian(Jacobian):
 
         Args:
             run: The run.
-            output: A named output; they all follow from stored logits.
+            output: A named output, which follows from stored logits; None takes what
+                is stored, logits or a callable's numbers.
             layout: "samples" or "outputs".
             name: The array's name.
 
         Returns:
             An operator that reads from disk.
+
+        Raises:
+            ValueError: If an option is unknown, or a callable's Jacobian is stored
+                and a named output is wanted.
+            KeyError: If the run has no such array.
         """
+        if output is not None:
+            require_choice("output", output, OutputName)
         array, raw = run.open_array(name), run.open_array(f"{name}_{RAW_OUTPUTS}")
         return _over(StoredBlocks(array, raw, output=output), layout)
 
@@ -98,6 +104,10 @@ class InputJacobian(Jacobian):
 
         Returns:
             The same operator, reading from disk.
+
+        Raises:
+            ValueError: If the array that is there is of another model or data set.
+            OSError: If the disk cannot take what is missing.
 
         Cost:
             One pass over the data for the missing tiles, n·k·d numbers on disk.
@@ -160,7 +170,7 @@ class InputJacobian(Jacobian):
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:
-        result = torch.empty(self.source.shape, dtype=self.dtype, device=self.device)
+        result = self._empty(self.source.shape)
         self.source.fill(result)
         return result.view(self.shape)
 
@@ -173,7 +183,7 @@ class InputJacobian(Jacobian):
             return
         for start in range(0, k, outputs):
             part = self.source.with_outputs(start, min(start + outputs, k))
-            panel = torch.empty(part.shape, dtype=self.dtype, device=self.device)
+            panel = self._empty(part.shape)
             part.fill(panel)
             yield panel.flatten(1)
 
@@ -235,7 +245,10 @@ class InputJacobian(Jacobian):
             Achlioptas (2003), J. Comput. Syst. Sci. 66.
         """
         if num_rows < 1:
-            raise ValueError(f"num_rows must be at least 1; got {num_rows}.")
+            raise ValueError(
+                f"num_rows must be at least 1; got {num_rows}. Take 100 or more for "
+                "a standard error of 14 %."
+            )
         source = generator or torch.Generator().manual_seed(0)
         result = torch.zeros(
             num_rows, self.shape[1], dtype=self.dtype, device=self.device
@@ -245,6 +258,9 @@ class InputJacobian(Jacobian):
             signs = (2 * bits - 1).to(rows)
             result.addmm_(signs.T, rows, alpha=num_rows**-0.5)
         return result
+
+    def _empty(self, shape: tuple[int, int, int]) -> Tensor:
+        return writable_empty(shape, dtype=self.dtype, device=self.device)
 
 
 def _over(source: SampleBlocks, layout: Layout) -> InputJacobian:

@@ -1,0 +1,213 @@
+"""Input Jacobians of a data set, computed by the network on every pass."""
+
+import copy
+from collections.abc import Iterator
+from math import prod
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from eigenscope._types import OutputSpec
+from eigenscope.autodiff import writable_empty
+from eigenscope.jacobian import EngineSettings, InputJacobianEngine
+from eigenscope.operators.sample_blocks import RAW_OUTPUTS, SampleBlock, SampleBlocks
+from eigenscope.operators.stored_blocks import StoredBlocks
+from eigenscope.problem import (
+    Batch,
+    DataChangedError,
+    Problem,
+    left_as_found,
+    state_digest,
+)
+from eigenscope.progress import progress
+from eigenscope.store import Run, TiledArray
+
+_TILE_BYTES = 64 * 2**20
+
+
+@final
+class ComputedBlocks(SampleBlocks):
+    """Jacobians that are computed by the network on every pass.
+
+    Args:
+        problem: The network, the data and the output.
+        settings: The engine of an earlier run, to repeat it.
+
+    Attributes:
+        problem: The problem.
+        engine: What computes.
+        columns: Which of the outputs are computed.
+    """
+
+    def __init__(
+        self, problem: Problem, *, settings: EngineSettings | None = None
+    ) -> None:
+        self.problem = problem
+        self.engine = InputJacobianEngine(problem, settings=settings)
+        self.num_samples = problem.num_samples
+        self.num_outputs = problem.num_outputs
+        self.sample_shape = self.engine.sample_shape
+        self.input_dim = prod(self.sample_shape)
+        self.dtype, self.device = problem.dtype, problem.device
+        self.columns = range(problem.num_outputs)
+        self._state = self._model_state()
+
+    @override
+    def blocks(self) -> Iterator[tuple[int, SampleBlock]]:
+        size = min(self.engine.settings.chunk_size, self.num_samples)
+        buffer = self._empty(size, self.num_outputs, *self.sample_shape)
+        for batch in self._chunks():
+            part = buffer[: batch.size]
+            self._fill(batch, part)
+            yield batch.start, part.flatten(2)
+
+    @override
+    def fill(self, result: SampleBlock) -> None:
+        shaped = result.view(self.num_samples, self.num_outputs, *self.sample_shape)
+        for batch in self._chunks():
+            self._fill(batch, shaped[batch.start : batch.start + batch.size])
+
+    @override
+    def raw_outputs(self) -> Tensor:
+        result = self._empty(self.num_samples, *self.problem.raw_shape)
+        with torch.no_grad():
+            for batch in self._chunks():
+                rows = slice(batch.start, batch.start + batch.size)
+                with left_as_found(self.problem.model):
+                    result[rows] = self.problem.raw(batch.inputs)
+        return result
+
+    @override
+    def with_outputs(self, start: int, stop: int) -> "ComputedBlocks":
+        part = copy.copy(self)
+        part.columns = self.columns[start:stop]
+        part.num_outputs = len(part.columns)
+        return part
+
+    def write(self, run: Run, name: str) -> StoredBlocks:
+        """Write Jacobians and raw outputs into a run; tiles that are there stay.
+
+        Named outputs are stored as logits, from which the others follow. The engine is
+        recorded in the run's settings; a resumed run takes it from there.
+
+        Args:
+            run: A run that is open for writing.
+            name: The array's name.
+
+        Returns:
+            The stored Jacobians.
+        """
+        key, own = f"{name}_engine", self.engine.settings.to_json()
+        recorded = cast("dict[str, Any]", run.settings.get(key, own))
+        if recorded != own:
+            settings = EngineSettings(**recorded)
+            return ComputedBlocks(self.problem, settings=settings).write(run, name)
+        run.record_settings({key: own})
+        output = self.problem.output if callable(self.problem.output) else "logits"
+        array, raw_array = self._arrays(run, name, output)
+        missing = {index[0] for index in [*array.missing(), *raw_array.missing()]}
+        run.require_space(len(missing) * (array.tile_bytes + raw_array.tile_bytes))
+        self._write_tiles(array, raw_array, output, missing)
+        return StoredBlocks(array, raw_array, output=self.problem.output)
+
+    def _arrays(
+        self, run: Run, name: str, output: OutputSpec
+    ) -> tuple[TiledArray, TiledArray]:
+        """Make the arrays of Jacobians and raw outputs, or open them again."""
+        num_outputs = self.problem.with_output(output).num_outputs
+        shape = (self.num_samples, num_outputs, self.input_dim)
+        chunk = self.engine.settings.chunk_size
+        row_bytes = num_outputs * self.input_dim * self.dtype.itemsize
+        tile = max(1, _TILE_BYTES // (row_bytes * chunk)) * chunk
+        dtype = str(self.dtype).removeprefix("torch.")
+        raw_shape = self.problem.raw_shape
+        array = run.array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            tile_shape=(tile, *shape[1:]),
+            attributes={
+                "output": "callable" if callable(output) else output,
+                "sample_shape": list(self.sample_shape),
+                **self.problem.fingerprint(),
+            },
+        )
+        raw_array = run.array(
+            f"{name}_{RAW_OUTPUTS}",
+            shape=(self.num_samples, *raw_shape),
+            dtype=dtype,
+            tile_shape=(tile, *raw_shape),
+        )
+        return array, raw_array
+
+    def _write_tiles(
+        self,
+        array: TiledArray,
+        raw_array: TiledArray,
+        output: OutputSpec,
+        missing: set[int],
+    ) -> None:
+        self._require_same_model()
+        tile = array.tile_shape[0]
+        buffer = self._empty(tile, array.shape[1], *self.sample_shape)
+        raws = self._empty(tile, *self.problem.raw_shape)
+        batches = (
+            batch
+            for batch in self.problem.batches.chunks(tile)
+            if batch.start // tile in missing
+        )
+        total = array.grid[0]
+        done = total - len(missing)
+        for batch in progress(batches, label="Jacobian", total=total, done=done):
+            for part in batch.parts(self.engine.settings.chunk_size):
+                first = part.start - batch.start
+                rows = slice(first, first + part.size)
+                raws[rows] = self.engine.fill(part, [output], [buffer[rows]])
+            number = batch.start // tile
+            raw_index = (number, *[0] * (len(raw_array.shape) - 1))
+            raw_array.write(raw_index, raws[: batch.size].cpu().numpy())
+            block = buffer[: batch.size].flatten(2).cpu().numpy()
+            array.write((number, 0, 0), block)
+
+    def _fill(self, batch: Batch, part: Tensor) -> None:
+        output = self.problem.output
+        if len(self.columns) == self.problem.num_outputs:
+            self.engine.fill(batch, [output], [part])
+        else:
+            self.engine.fill_part(batch, output, self.columns, part)
+
+    def _chunks(self) -> Iterator[Batch]:
+        """Return the chunks of one pass.
+
+        Raises:
+            DataChangedError: If the model is not what it was.
+        """
+        self._require_same_model()
+        size = self.engine.settings.chunk_size
+        return progress(
+            self.problem.batches.chunks(size),
+            label="Jacobian",
+            total=-(-self.num_samples // size),
+        )
+
+    def _require_same_model(self) -> None:
+        """Raise if the model is not what it was when the engine was made.
+
+        Raises:
+            DataChangedError: If its weights, buffers or mode differ.
+        """
+        if self._model_state() != self._state:
+            raise DataChangedError(
+                "the model must stay as it is while its Jacobian is in use; its "
+                "weights, buffers or mode have changed since the InputJacobian was "
+                "made. Make a new one after every training step."
+            )
+
+    def _model_state(self) -> tuple[str, list[bool]]:
+        model = self.problem.model
+        return state_digest(model), [module.training for module in model.modules()]
+
+    def _empty(self, *shape: int) -> Tensor:
+        return writable_empty(shape, dtype=self.dtype, device=self.device)
