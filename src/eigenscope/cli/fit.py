@@ -15,6 +15,7 @@ from eigenscope.plots import save_figure, spectrum_figure
 from eigenscope.spectra import Spectrum
 
 _RULES = ("scan", "peak")
+_UNDECIDED = 0.1  # the customary p-value above which the sign of R means nothing
 
 
 def run_fit(options: FitOptions) -> None:
@@ -27,9 +28,10 @@ def run_fit(options: FitOptions) -> None:
     if options.json:
         print(json.dumps(numbers, indent=2))
         return
-    for name, value in numbers.items():
-        text = _ratio(name, value) if isinstance(value, dict) else formatted(value)
-        print(f"{name.replace('_', ' '):<28} {text}")
+    for name, text in _lines(fit, numbers):
+        print(f"{name:<27} {text}")
+    if options.figure is not None:
+        print(f"{'figure':<27} {options.figure}")
 
 
 def read_values(path: Path) -> Spectrum | np.ndarray:
@@ -60,13 +62,36 @@ def read_values(path: Path) -> Spectrum | np.ndarray:
         ) from error
 
 
+def _lines(fit: PowerLaw, numbers: dict[str, JsonValue]) -> list[tuple[str, str]]:
+    left_out = f"{fit.num_below_floor} at or below {formatted(fit.noise_floor)}"
+    if fit.xmax is not None:
+        left_out += f", {fit.num_above_xmax} above xmax"
+    xmax = "" if fit.xmax is None else f" to {formatted(fit.xmax)}"
+    lines = [
+        ("α", f"{formatted(fit.alpha)} ± {formatted(fit.alpha_stderr)}"),
+        ("xmin", f"{formatted(fit.xmin)}{xmax} ({fit.rule})"),
+        ("KS distance", formatted(fit.ks_distance)),
+        ("values in the tail", f"{fit.num_tail} of {fit.num_values}"),
+        ("values left out", left_out),
+    ]
+    if "p_value" in numbers:
+        lines.append(("p-value", formatted(numbers["p_value"])))
+    return lines + [
+        (name.replace("_", " "), _ratio(name, value))
+        for name, value in numbers.items()
+        if isinstance(value, dict)
+    ]
+
+
 def _ratio(name: str, value: dict[str, JsonValue]) -> str:
-    ratio, p_value = value["normalized_ratio"], formatted(value["p_value"])
-    text = f"R = {formatted(ratio)}, p = {p_value}"
-    if not isinstance(ratio, float) or ratio == 0:
-        return f"{text} (neither law is preferred)"
+    ratio, p_value = value["normalized_ratio"], value["p_value"]
+    text = f"R = {formatted(ratio)}, p = {formatted(p_value)}"
+    if not isinstance(ratio, float) or not isinstance(p_value, float):
+        return text
+    if p_value > _UNDECIDED or ratio == 0:
+        return f"{text}: undecided"
     other = name.removeprefix("against_").replace("_", " ")
-    return f"{text} (R prefers the {'power law' if ratio > 0 else other})"
+    return f"{text}: prefers the {'power law' if ratio > 0 else other}"
 
 
 def _delimiter(path: Path) -> str | None:
@@ -88,5 +113,3 @@ def _draw(values: Spectrum | np.ndarray, fit: PowerLaw, options: FitOptions) -> 
     figure = spectrum_figure(values, {fit.rule: fit}, title=options.file.name)
     if options.figure is not None:
         save_figure(figure, options.figure)
-        if not options.json:
-            print(f"figure: {options.figure}")

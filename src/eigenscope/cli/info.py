@@ -9,6 +9,9 @@ import torch
 import eigenscope
 from eigenscope.budget import available_memory, format_bytes
 from eigenscope.cli.options import InfoOptions
+from eigenscope.cli.tables import formatted, terminal_table
+from eigenscope.experiments import load_jacobian_results
+from eigenscope.report.jacobian import HEADER, spectrum_rows
 from eigenscope.store import Run
 from eigenscope.zoo import data_names, model_names
 
@@ -25,10 +28,21 @@ def run_info(options: InfoOptions) -> None:
         if isinstance(value, dict):
             print(f"{name}:")
             for key, entry in value.items():
-                print(f"  {key}: {entry}")
+                if name != "results" or not isinstance(entry, dict):
+                    print(f"  {key}: {_shown(entry)}")
         else:
-            shown = ", ".join(value) if isinstance(value, list) else value
-            print(f"{name}: {shown}")
+            print(f"{name}: {_shown(value)}")
+    if options.run is not None:
+        rows = spectrum_rows(load_jacobian_results(Run.open(options.run)))
+        print(terminal_table(HEADER, rows) if rows else "no spectrum yet")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(formatted(item) for item in value)
+    return formatted(value)
 
 
 def _of_machine() -> dict[str, Any]:

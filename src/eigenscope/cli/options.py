@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,46 +12,62 @@ Dtype = Literal["float32", "float64"]
 Split = Literal["train", "test"]
 
 
+def _named(metavar: str, *, hint: str | None = None) -> Any:
+    """How the help names a value, and what it says in place of "(default: None)"."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+
+
+_Name = Annotated[str, _named("NAME|MODULE:FACTORY")]
+_File = Annotated[Path | None, _named("FILE", hint="")]
+_Folder = Annotated[Path, _named("DIR")]
+_Count = Annotated[int, _named("N")]
+_CountOrAll = Annotated[int | None, _named("N", hint="(default: all)")]
+_CountOrAny = Annotated[int | None, _named("N", hint="(default: chosen)")]
+_Outputs = Annotated[tuple[OutputName, ...], _named("OUTPUT [OUTPUT ...]")]
+_Layouts = Annotated[tuple[Layout, ...], _named("LAYOUT [LAYOUT ...]")]
+_Memory = Annotated[str | None, _named("SIZE", hint="(default: half of what is free)")]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JacobianOptions:
     """Spectra of the input-output Jacobian of a network over a data set."""
 
-    model: str = "lenet"
-    """A model by name (`eigenscope info` lists them) or package.module:factory."""
-    weights: Path | None = None
-    """Weights: .safetensors, or a state_dict saved by torch.save."""
-    data: str = "digits"
-    """A data set by name (`eigenscope info` lists them) or package.module:factory."""
-    data_root: Path | None = None
-    """Folder that holds the data set's files."""
+    model: _Name = "lenet"
+    """The network: a name (see `eigenscope info`) or your factory, as my_nets:wide."""
+    weights: _File = None
+    """Weights: .safetensors, or a state_dict that torch.save wrote."""
+    data: _Name = "digits"
+    """The data set, likewise."""
+    data_root: Annotated[Path | None, _named("DIR", hint="")] = None
+    """Folder that holds the data set's files; nothing is downloaded."""
     split: Split = "test"
     """Which part of the data set."""
-    num_samples: int | None = None
-    """Take the first so many samples; all if not given."""
-    per_class: int | None = None
-    """Take the first so many samples of each class."""
-    batch_size: int | None = None
-    """Samples that go through the network together; chosen if not given."""
-    output: tuple[OutputName, ...] = ("logits",)
-    """Outputs to differentiate; several cost one set of backward passes."""
-    layout: tuple[Layout, ...] = ("samples",)
-    """samples: n × k·d, one row a sample; outputs: n·k × d, one row an output."""
-    vectors: int = 0
-    """Top eigenvectors to keep and draw of every Gram matrix."""
-    replicas: int = 0
+    num_samples: _CountOrAll = None
+    """Take the first N samples."""
+    per_class: _CountOrAll = None
+    """Take the first N samples of each class."""
+    batch_size: _CountOrAny = None
+    """Samples that go through the network together."""
+    output: _Outputs = ("logits",)
+    """Any of logits, probabilities, log_probabilities; all come from one pass."""
+    layout: _Layouts = ("samples",)
+    """samples: n × k·d, one row per sample; outputs: n·k × d, one row per output."""
+    vectors: _Count = 0
+    """Top eigenvectors of every Gram matrix to keep and draw."""
+    replicas: _Count = 0
     """Bootstrap replicas for the p-value of each tail fit."""
-    device: str = "cpu"
-    """Where the network runs, such as cuda or mps."""
+    device: Annotated[str, _named("DEVICE")] = "cpu"
+    """Where the network runs, such as cpu, cuda or mps."""
     dtype: Dtype = "float32"
     """Precision of network and Jacobian."""
-    seed: int = 0
+    seed: _Count = 0
     """Seed of weights that are not loaded, and of the bootstrap."""
-    out: Path = Path("runs/jacobian")
-    """The run's folder."""
+    out: _Folder = Path("runs/jacobian")
+    """The run's folder: new or empty, unless --resume is given."""
     resume: bool = False
     """Go on with the run in the folder; options that are not given are the run's."""
-    memory: str | None = None
-    """Memory to use, such as 4GiB; half of what is available if not given."""
+    memory: _Memory = None
+    """Memory to use, such as 4GiB."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -60,11 +76,11 @@ class JacobianOptions:
 class DemoOptions:
     """Train LeNet on real digits with true and random labels; compare the spectra."""
 
-    out: Path = Path("eigenscope-demo")
-    """Folder for the runs, the figures and the page."""
-    epochs: int = 30
+    out: _Folder = Path("eigenscope-demo")
+    """Folder of runs, figures and page; what an earlier demo left is used again."""
+    epochs: _Count = 30
     """Epochs of training with true labels; random ones take four times as many."""
-    seed: int = 0
+    seed: _Count = 0
     """Seed of the weights, the order of samples and the random labels."""
     json: bool = False
     """Print one JSON document instead of text."""
@@ -74,17 +90,17 @@ class DemoOptions:
 class FitOptions:
     """Fit a power law to the tail of eigenvalues in a file."""
 
-    file: Annotated[Path, tyro.conf.Positional]
-    """A saved spectrum (.npz), a NumPy array (.npy), or numbers as text."""
-    xmin: str = "scan"
-    """Where the tail starts: scan, peak, or a number."""
-    xmax: float | None = None
-    """Where it ends; nowhere if not given."""
-    replicas: int = 0
+    file: Annotated[Path, tyro.conf.Positional, _named("FILE")]
+    """A saved spectrum (.npz), a NumPy array (.npy), or numbers as text or .csv."""
+    xmin: Annotated[str, _named("scan|peak|X")] = "scan"
+    """Where the tail starts: the best place, the mode of log10 λ, or a number."""
+    xmax: Annotated[float | None, _named("X", hint="(default: nowhere)")] = None
+    """Where the tail ends."""
+    replicas: _Count = 0
     """Bootstrap replicas for the p-value."""
-    figure: Path | None = None
+    figure: _File = None
     """Draw density and tail into this file (.png, .pdf, .svg)."""
-    seed: int = 0
+    seed: _Count = 0
     """Seed of the bootstrap."""
     json: bool = False
     """Print one JSON document instead of text."""
@@ -94,13 +110,15 @@ class FitOptions:
 class CompareOptions:
     """Overlay the spectra of several runs and tabulate what they say."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, _named("RUN [RUN ...]", hint="")
+    ]
     """Folders of runs."""
     output: OutputName = "logits"
     """The output to compare."""
     layout: Layout = "samples"
     """The layout to compare."""
-    out: Path = Path("comparison")
+    out: _Folder = Path("comparison")
     """Folder for the figure, the table and the page."""
     json: bool = False
     """Print one JSON document instead of text."""
@@ -110,7 +128,7 @@ class CompareOptions:
 class InfoOptions:
     """Versions, devices, models and data sets; or what a run holds."""
 
-    run: Annotated[Path | None, tyro.conf.Positional] = None
+    run: Annotated[Path | None, tyro.conf.Positional, _named("RUN", hint="")] = None
     """A run's folder."""
     json: bool = False
     """Print one JSON document instead of text."""

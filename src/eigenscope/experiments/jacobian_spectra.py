@@ -138,7 +138,7 @@ def prepare_jacobian(
     recorded = None
     if run is not None:
         _require_same_problem(run, problem)
-        recorded = cast("dict[str, Any] | None", run.settings.get("engine"))
+        recorded = cast("dict[str, Any] | None", run.settings.get("jacobian_engine"))
     engine = EngineSettings(**recorded) if recorded else None
     jacobian = InputJacobian(problem.with_output("logits"), engine=engine)
     for layout in plan.layouts:
@@ -175,8 +175,6 @@ def run_jacobian_spectra(
     """
     jacobian = jacobian or prepare_jacobian(problem, plan, run=run)
     run.record_settings({"fingerprint": dict(problem.fingerprint())})
-    if jacobian.engine is not None:
-        run.record_settings({"engine": jacobian.engine.to_json()})
     run.record_result("sample_shape", [*jacobian.sample_shape])
     run.record_result("num_samples", problem.num_samples)
     run.record_result("num_outputs", problem.num_outputs)
