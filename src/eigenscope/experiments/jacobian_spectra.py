@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eigenscope._types import JsonValue, Layout, OutputName
 from eigenscope.analysis import PowerLaw
-from eigenscope.budget import parse_bytes
+from eigenscope.budget import parse_bytes, resolve, rows_within
 from eigenscope.estimators import spectrum, top_eigenpairs
 from eigenscope.estimators.lapack import peak_bytes
 from eigenscope.estimators.matrices import require_budget
@@ -141,9 +141,7 @@ def prepare_jacobian(
         recorded = cast("dict[str, Any] | None", run.settings.get("jacobian_engine"))
     engine = EngineSettings(**recorded) if recorded else None
     jacobian = InputJacobian(problem.with_output("logits"), engine=engine)
-    for layout in plan.layouts:
-        rows, columns = jacobian.with_layout(layout).shape
-        _require_memory(min(rows, columns), jacobian.dtype, plan)
+    _require_memory(jacobian, plan)
     return jacobian
 
 
@@ -179,7 +177,7 @@ def run_jacobian_spectra(
     run.record_result("num_samples", problem.num_samples)
     run.record_result("num_outputs", problem.num_outputs)
     with run.stage("jacobian"):
-        stored = jacobian.write(run)
+        stored = jacobian.write(run, memory=plan.memory)
     targets = _targets(problem)
     if targets is not None:
         _put(run, "targets", targets)
@@ -279,15 +277,20 @@ def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]
     return summary
 
 
-def _require_memory(size: int, dtype: torch.dtype, plan: JacobianPlan) -> None:
-    """Raise before hours of work if the eigenvalues at its end do not fit in memory."""
-    vectors = min(plan.num_vectors, size)
-    converted = 0 if dtype == torch.float64 else size * size * dtype.itemsize
-    require_budget(
-        peak_bytes(size, num_vectors=vectors) + converted,
-        what=f"the spectrum of a {size} × {size} Gram matrix",
-        memory=plan.memory,
-    )
+def _require_memory(jacobian: InputJacobian, plan: JacobianPlan) -> None:
+    """Raise before hours of work if what comes later does not fit in memory."""
+    item = jacobian.dtype.itemsize
+    sample_bytes = jacobian.with_layout("samples").shape[1] * item
+    rows_within(resolve(plan.memory), 4 * sample_bytes)  # as `write` cuts tiles
+    for layout in plan.layouts:
+        size = min(jacobian.with_layout(layout).shape)
+        vectors = min(plan.num_vectors, size)
+        converted = 0 if jacobian.dtype == torch.float64 else size * size * item
+        require_budget(
+            peak_bytes(size, num_vectors=vectors) + converted,
+            what=f"the spectrum of a {size} × {size} Gram matrix",
+            memory=plan.memory,
+        )
 
 
 def _require_same_problem(run: Run, problem: Problem) -> None:

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from eigenscope._types import OutputSpec
 from eigenscope.autodiff import writable_empty
+from eigenscope.budget import resolve, rows_within
 from eigenscope.jacobian import EngineSettings, InputJacobianEngine
 from eigenscope.operators.sample_blocks import RAW_OUTPUTS, SampleBlock, SampleBlocks
 from eigenscope.operators.stored_blocks import StoredBlocks
@@ -86,7 +87,9 @@ class ComputedBlocks(SampleBlocks):
         part.num_outputs = len(part.columns)
         return part
 
-    def write(self, run: Run, name: str) -> StoredBlocks:
+    def write(
+        self, run: Run, name: str, *, memory: str | int | None = None
+    ) -> StoredBlocks:
         """Write Jacobians and raw outputs into a run; tiles that are there stay.
 
         Named outputs are stored as logits, from which the others follow. The engine is
@@ -95,6 +98,7 @@ class ComputedBlocks(SampleBlocks):
         Args:
             run: A run that is open for writing.
             name: The array's name.
+            memory: Budget, of which a tile takes at most a quarter.
 
         Returns:
             The stored Jacobians.
@@ -103,24 +107,26 @@ class ComputedBlocks(SampleBlocks):
         recorded = cast("dict[str, Any]", run.settings.get(key, own))
         if recorded != own:
             settings = EngineSettings(**recorded)
-            return ComputedBlocks(self.problem, settings=settings).write(run, name)
+            repeated = ComputedBlocks(self.problem, settings=settings)
+            return repeated.write(run, name, memory=memory)
         run.record_settings({key: own})
         output = self.problem.output if callable(self.problem.output) else "logits"
-        array, raw_array = self._arrays(run, name, output)
+        array, raw_array = self._arrays(run, name, output, memory)
         missing = {index[0] for index in [*array.missing(), *raw_array.missing()]}
         run.require_space(len(missing) * (array.tile_bytes + raw_array.tile_bytes))
         self._write_tiles(array, raw_array, output, missing)
         return StoredBlocks(array, raw_array, output=self.problem.output)
 
     def _arrays(
-        self, run: Run, name: str, output: OutputSpec
+        self, run: Run, name: str, output: OutputSpec, memory: str | int | None
     ) -> tuple[TiledArray, TiledArray]:
         """Make the arrays of Jacobians and raw outputs, or open them again."""
         num_outputs = self.problem.with_output(output).num_outputs
         shape = (self.num_samples, num_outputs, self.input_dim)
-        chunk = self.engine.settings.chunk_size
-        row_bytes = num_outputs * self.input_dim * self.dtype.itemsize
-        tile = max(1, _TILE_BYTES // (row_bytes * chunk)) * chunk
+        if name in run.array_names:
+            tile = run.open_array(name).tile_shape[0]
+        else:
+            tile = self._tile(num_outputs, resolve(memory))
         dtype = str(self.dtype).removeprefix("torch.")
         raw_shape = self.problem.raw_shape
         array = run.array(
@@ -141,6 +147,15 @@ class ComputedBlocks(SampleBlocks):
             tile_shape=(tile, *raw_shape),
         )
         return array, raw_array
+
+    def _tile(self, num_outputs: int, budget: int) -> int:
+        """Return the samples of a tile, whole chunks of them where these fit."""
+        chunk = self.engine.settings.chunk_size
+        sample_bytes = num_outputs * self.input_dim * self.dtype.itemsize
+        # A Gram matrix is made of three tiles in memory.
+        fitting = rows_within(budget, 4 * sample_bytes)
+        samples = min(fitting, max(chunk, _TILE_BYTES // sample_bytes))
+        return samples // chunk * chunk or samples
 
     def _write_tiles(
         self,

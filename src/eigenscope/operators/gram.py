@@ -142,7 +142,7 @@ class Gram(SymmetricOperator):
                 "only the Gram matrix of an InputJacobian can be written to a run; got "
                 f"{type(self.factor).__name__}. Use dense()."
             )
-        stored = self.factor.write(run)
+        stored = self.factor.write(run, memory=self._memory)
         return StoredGram(
             write_gram(
                 stored, self.side, self._accumulate, run, name, resolve(self._memory)

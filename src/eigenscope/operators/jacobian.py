@@ -92,7 +92,9 @@ class InputJacobian(Jacobian):
         array, raw = run.open_array(name), run.open_array(f"{name}_{RAW_OUTPUTS}")
         return _over(StoredBlocks(array, raw, output=output), layout)
 
-    def write(self, run: Run, *, name: str = "jacobian") -> "InputJacobian":
+    def write(
+        self, run: Run, *, name: str = "jacobian", memory: str | int | None = None
+    ) -> "InputJacobian":
         """Write the Jacobian into a run, tile by tile; what is there is not redone.
 
         Stored are the logits' Jacobians (n, k, d) and the raw outputs, from which both
@@ -101,19 +103,23 @@ class InputJacobian(Jacobian):
         Args:
             run: A run that is open for writing.
             name: The array's name.
+            memory: Budget such as "4GiB", of which a tile takes at most a quarter, and
+                never more than 64 MiB if that holds a chunk; None for half of what is
+                available. A resumed run keeps its tiles.
 
         Returns:
             The same operator, reading from disk.
 
         Raises:
-            ValueError: If the array that is there is of another model or data set.
+            ValueError: If the array that is there is of another model or data set, or
+                the budget does not hold four samples' Jacobians.
             OSError: If the disk cannot take what is missing.
 
         Cost:
             One pass over the data for the missing tiles, n·k·d numbers on disk.
         """
         if isinstance(self.source, ComputedBlocks):
-            return _over(self.source.write(run, name), self.layout)
+            return _over(self.source.write(run, name, memory=memory), self.layout)
         return self
 
     def with_layout(self, layout: Layout) -> "InputJacobian":
