@@ -1,0 +1,31 @@
+"""Figures of results: Axes in, Axes out; and whole figures for the command line."""
+
+from eigenscope.plots.densities import plot_density, plot_diagonal
+from eigenscope.plots.figures import (
+    comparison_figure,
+    demo_figure,
+    diagonal_figure,
+    eigenvector_figure,
+    spectrum_figure,
+)
+from eigenscope.plots.files import render_figure, save_figure
+from eigenscope.plots.style import EIGENVALUE, SQUARED_NORM
+from eigenscope.plots.tails import plot_tail
+from eigenscope.plots.vectors import plot_input_vectors, plot_sample_vector
+
+__all__ = [
+    "EIGENVALUE",
+    "SQUARED_NORM",
+    "comparison_figure",
+    "demo_figure",
+    "diagonal_figure",
+    "eigenvector_figure",
+    "plot_density",
+    "plot_diagonal",
+    "plot_input_vectors",
+    "plot_sample_vector",
+    "plot_tail",
+    "render_figure",
+    "save_figure",
+    "spectrum_figure",
+]

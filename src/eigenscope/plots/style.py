@@ -1,0 +1,204 @@
+"""Colors, fonts, axis labels and ticks that all figures share."""
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, Final, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogFormatterMathtext,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+from matplotlib.transforms import ScaledTranslation
+
+EIGENVALUE: Final = "eigenvalue λ of the Jacobian Gram, (output/input)²"
+SQUARED_NORM: Final = "squared norm of a sample's Jacobian, (output/input)²"
+
+# Okabe and Ito's colors, told apart by all color-blind readers, less the yellow that
+# fades on white.
+PALETTE: Final = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+LINE_STYLES: Final = ("-", "--", ":", "-.")
+LAW_COLORS: Final = PALETTE[1:]  # over data in the first color
+INK: Final = "#404040"
+RULE_NAMES: Final = {"scan": "best start", "peak": "from peak", "given": "given start"}
+
+MAX_LOG10: Final = 250.0  # beyond it the ticks of a log axis overflow
+
+_MOST_INSIDE: Final = 5  # legend entries within axes
+_BELOW_LABELS: Final = 0.5  # inches from the axis to below its label
+
+_STYLE: Final[dict[Any, Any]] = {
+    "font.family": ["DejaVu Sans", "STIXGeneral"],  # the second has 𝒥
+    "font.size": 10.0,
+    "figure.titlesize": 13.0,
+    "axes.titlesize": 11.0,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.facecolor": "white",
+    "figure.facecolor": "white",
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
+    "legend.fontsize": 9.0,
+    "legend.frameon": False,
+    "text.usetex": False,
+}
+
+
+@contextmanager
+def new_figure(title: str, *, width: float, height: float) -> Generator[Figure]:
+    """Open a figure whose axes are made in the style of the package.
+
+    Args:
+        title: Stands above the figure, taken literally.
+        width: In inches.
+        height: In inches.
+
+    Yields:
+        The figure, empty but for its title.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.suptitle(title, parse_math=False)
+        yield figure
+
+
+def looks() -> Generator[tuple[str, str]]:
+    """Give colors, and line styles that change when the colors start again.
+
+    Yields:
+        A color and a line style, without end.
+    """
+    for number in count():
+        turn, place = divmod(number, len(PALETTE))
+        yield PALETTE[place], LINE_STYLES[turn % len(LINE_STYLES)]
+
+
+def write_note(ax: Axes, text: str) -> None:
+    """Write in the middle of axes why there is nothing to see.
+
+    Args:
+        ax: Axes without content.
+        text: The note.
+    """
+    ax.text(
+        *(0.5, 0.5, text),
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        color=INK,
+        wrap=True,
+        parse_math=False,
+    )
+    ax.set(xticks=[], yticks=[])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def write_legend(ax: Axes, *, loc: Literal["upper right", "lower left"]) -> None:
+    """Draw the legend, with names taken literally; a long one below the axes.
+
+    Args:
+        ax: Axes with labeled artists.
+        loc: Where within the axes a legend of few entries goes.
+    """
+    if has_long_legend(ax):
+        below = ScaledTranslation(0, -_BELOW_LABELS, ax.figure.dpi_scale_trans)
+        legend = ax.legend(
+            loc="upper left",
+            bbox_to_anchor=(0.0, 0.0),
+            bbox_transform=ax.transAxes + below,
+        )
+    else:
+        legend = ax.legend(loc=loc)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def has_long_legend(ax: Axes) -> bool:
+    """Whether the legend has so many entries that it goes below the axes.
+
+    Args:
+        ax: Axes with labeled artists.
+
+    Returns:
+        True from six entries on.
+    """
+    return len(ax.get_legend_handles_labels()[1]) > _MOST_INSIDE
+
+
+def tick_log_axis(axis: Axis) -> None:
+    """Label a log axis, whose limits are final, so that ticks neither clash nor lack.
+
+    Args:
+        axis: Of log scale.
+    """
+    low, high = axis.get_view_interval()
+    decades = math.log10(high) - math.log10(low)
+    if decades >= 2:
+        axis.set_major_locator(LogLocator(numticks=7))
+        axis.set_major_formatter(LogFormatterMathtext())
+    else:
+        fine = decades < 0.7
+        locator = MaxNLocator(4) if fine else LogLocator(subs=(1.0, 2.0, 5.0))
+        axis.set_major_locator(locator)
+        axis.set_major_formatter(FuncFormatter(_plain))
+        axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _plain(value: float, _: int | None) -> str:
+    return f"{value:.5g}"
+
+
+def with_error(value: float, stderr: float) -> str:
+    """Write a value and its standard error with two decimals, or more if it is small.
+
+    Args:
+        value: The value.
+        stderr: Its standard error.
+
+    Returns:
+        Such as "2.41 ± 0.05".
+
+    Example:
+        >>> with_error(2.41318, 0.0521), with_error(2.41318, 0.00521)
+        ('2.41 ± 0.05', '2.413 ± 0.005')
+    """
+    if not (math.isfinite(stderr) and stderr > 0):
+        return f"{value:.4g} ± {stderr:.2g}"
+    digits = min(max(-math.floor(math.log10(stderr)), 2), 4)
+    return f"{value:.{digits}f} ± {stderr:.{digits}f}"
+
+
+def eigenvalue_title(number: int, value: float) -> str:
+    """Write which eigenvalue this is and how large.
+
+    Args:
+        number: Counted from 1.
+        value: The eigenvalue.
+
+    Returns:
+        Such as "λ₁ = 3.5".
+    """
+    place = str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+    return f"λ{place} = {value:.4g}"
