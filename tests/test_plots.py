@@ -260,6 +260,27 @@ def test_overlaid_tails_have_one_legend_entry_each_in_their_own_color():
     assert colors[0] == colors[1] != colors[2] == colors[3] != colors[4]
 
 
+def test_the_laws_end_above_the_legend():
+    spectrum = heavy()
+    figure = Figure()
+    fits = {"a": fits_of(spectrum)}
+    ax = plot_tail(figure.subplots(), {"a": spectrum}, fits)
+    figure.draw_without_rendering()
+    legend = ax.get_legend()
+    assert legend is not None
+    least = min(np.asarray(line.get_ydata()).min() for line in ax.lines)
+    assert ax.transData.transform((1.0, least))[1] > legend.get_window_extent().y1
+
+
+def test_a_law_far_below_the_data_is_cut_off():
+    values = np.append(1 + np.random.default_rng(0).exponential(0.01, 500), 1e6)
+    spectrum = Spectrum.from_eigenvalues(values)
+    fit = fit_power_law(spectrum, xmin=1.0)
+    ax = plot_tail(axes(), {"a": spectrum}, {"a": {"given": fit}})
+    assert fit.ccdf(1e6) < 1e-12
+    assert ax.get_ylim()[0] > 1e-6
+
+
 # --- eigenvectors --------------------------------------------------------------
 
 

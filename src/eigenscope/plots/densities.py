@@ -16,7 +16,7 @@ from eigenscope.plots.style import (
     MAX_LOG10,
     RULE_NAMES,
     SQUARED_NORM,
-    has_long_legend,
+    legend_share,
     looks,
     tick_log_axis,
     with_error,
@@ -238,10 +238,8 @@ def _mark_floors(
 
 def _finish(ax: Axes) -> None:
     """Write the legend, above the curves if the axis of densities is linear."""
-    entries = len(ax.get_legend_handles_labels()[1])
     if ax.get_yscale() == "linear":
-        taken = 0.05 if has_long_legend(ax) else 0.06 + 0.065 * entries
-        ax.set_ylim(0, ax.dataLim.ymax / (1 - taken))
+        ax.set_ylim(0, ax.dataLim.ymax / (1 - legend_share(ax)))
     write_legend(ax, loc="upper right")
 
 

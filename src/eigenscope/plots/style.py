@@ -121,7 +121,7 @@ def write_legend(ax: Axes, *, loc: Literal["upper right", "lower left"]) -> None
         ax: Axes with labeled artists.
         loc: Where within the axes a legend of few entries goes.
     """
-    if has_long_legend(ax):
+    if _has_long_legend(ax):
         below = ScaledTranslation(0, -_BELOW_LABELS, ax.figure.dpi_scale_trans)
         legend = ax.legend(
             loc="upper left",
@@ -134,16 +134,18 @@ def write_legend(ax: Axes, *, loc: Literal["upper right", "lower left"]) -> None
         text.set_parse_math(False)
 
 
-def has_long_legend(ax: Axes) -> bool:
-    """Whether the legend has so many entries that it goes below the axes.
+def legend_share(ax: Axes) -> float:
+    """Give the share of the height of the axes to keep free for the legend.
 
     Args:
         ax: Axes with labeled artists.
 
     Returns:
-        True from six entries on.
+        A small margin where the legend goes below the axes.
     """
-    return len(ax.get_legend_handles_labels()[1]) > _MOST_INSIDE
+    if _has_long_legend(ax):
+        return 0.05
+    return 0.06 + 0.065 * len(ax.get_legend_handles_labels()[1])
 
 
 def tick_log_axis(axis: Axis) -> None:
@@ -164,6 +166,10 @@ def tick_log_axis(axis: Axis) -> None:
         axis.set_major_formatter(FuncFormatter(_plain))
         axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
+
+
+def _has_long_legend(ax: Axes) -> bool:
+    return len(ax.get_legend_handles_labels()[1]) > _MOST_INSIDE
 
 
 def _plain(value: float, _: int | None) -> str:

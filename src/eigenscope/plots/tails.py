@@ -13,6 +13,7 @@ from eigenscope.plots.style import (
     LINE_STYLES,
     MAX_LOG10,
     RULE_NAMES,
+    legend_share,
     looks,
     tick_log_axis,
     with_error,
@@ -22,6 +23,7 @@ from eigenscope.plots.style import (
 from eigenscope.spectra import Spectrum
 
 _MOST_MARKS: Final = 2000
+_LAW_DEPTH: Final = 10.0  # a law is not drawn farther below the least share
 _HIDDEN_SHARE: Final = 0.02  # of the values above the floor: the least are not in view
 
 
@@ -79,12 +81,14 @@ def plot_tail(
             ms=4 if alone else 3,
             label=label + note if alone or not laws else None,
         )
+        drawn = [_law(fit, float(share[-1])) for fit in laws]
         if len(x):
-            views.append(_view(x, share, laws))
-        for number, fit in enumerate(laws):
+            views.append(_view(x, share, drawn))
+        for number, (fit, law) in enumerate(zip(laws, drawn, strict=True)):
             rule = RULE_NAMES[fit.rule]
             _draw_law(
                 ax,
+                law,
                 fit,
                 color=LAW_COLORS[number % len(LAW_COLORS)] if alone else color,
                 style=LINE_STYLES[number % 4] if alone or number else style,
@@ -112,14 +116,28 @@ def _shares(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray]:
     return values[kept], shares[kept]
 
 
-def _draw_law(ax: Axes, fit: PowerLaw, *, color: str, style: str, name: str) -> None:
+def _law(fit: PowerLaw, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return values and the law's share of all at or above, where it can be seen."""
     total = fit.num_values + fit.num_below_floor + fit.num_above_xmax
     x = np.geomspace(fit.xmin, fit.sample.values[-1], 100)
-    count = fit.num_tail * fit.ccdf(x) + fit.num_above_xmax
+    share = (fit.num_tail * fit.ccdf(x) + fit.num_above_xmax) / total
+    seen = share >= least / _LAW_DEPTH
+    return x[seen], share[seen]
+
+
+def _draw_law(
+    ax: Axes,
+    law: tuple[np.ndarray, np.ndarray],
+    fit: PowerLaw,
+    *,
+    color: str,
+    style: str,
+    name: str,
+) -> None:
     alpha = with_error(fit.alpha, fit.alpha_stderr)
     text = f"{name}: α = {alpha}, D = {fit.ks_distance:.3f}"
     ax.plot(
-        *(x[count > 0], count[count > 0] / total),
+        *law,
         color=color,
         ls=style,
         lw=1.8,
@@ -134,12 +152,13 @@ def _draw_law(ax: Axes, fit: PowerLaw, *, color: str, style: str, name: str) -> 
 
 
 def _view(
-    x: np.ndarray, share: np.ndarray, laws: Sequence[PowerLaw]
+    x: np.ndarray, share: np.ndarray, laws: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[float, float, float]:
-    """Return least and largest value, and the least share, that should be seen."""
+    """Return least and largest value, and the least share, that must be seen."""
     first = int(np.searchsorted(-share, -(1 - _HIDDEN_SHARE) * share[0]))
-    low = min([float(x[max(first - 1, 0)]), *(fit.xmin for fit in laws)])
-    return low, float(x[-1]), float(share[-1])
+    low = min([float(x[max(first - 1, 0)]), *(float(law[0][0]) for law in laws)])
+    least = min([float(share[-1]), *(float(law[1][-1]) for law in laws)])
+    return low, float(x[-1]), least
 
 
 def _frame(ax: Axes, views: np.ndarray) -> None:
@@ -148,7 +167,8 @@ def _frame(ax: Axes, views: np.ndarray) -> None:
     margin = max(0.04 * (high - low), 0.02)
     limits = np.clip([low - margin, high + margin], -MAX_LOG10, MAX_LOG10)
     ax.set_xlim(*np.power(10.0, limits))
-    bottom = float(views[:, 2].min())
-    ax.set_ylim(bottom / 4, 1.6)
+    top, bottom = np.log10(1.6), np.log10(views[:, 2].min() / 1.5)
+    bottom = top - (top - bottom) / (1 - legend_share(ax))
+    ax.set_ylim(10**bottom, 10**top)
     tick_log_axis(ax.xaxis)
     tick_log_axis(ax.yaxis)

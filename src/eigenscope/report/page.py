@@ -15,6 +15,7 @@ import jinja2
 from eigenscope.store import write_atomically
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
+_SCREEN_SCALE: Final = 2 / 3  # text of 150 dots per inch has then the page's size
 _READABLE_SCALE: Final = 0.45  # narrower than this share, an image scrolls instead
 _MISSING: Final = "–"
 _SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -163,8 +164,8 @@ def _embedded(figure: PageFigure) -> dict[str, str | int]:
         "caption": figure.caption,
         "source": "data:image/png;base64," + base64.b64encode(content).decode(),
         "least_width": int(_READABLE_SCALE * width),
-        "width": width,
-        "height": height,
+        "width": int(_SCREEN_SCALE * width),
+        "height": int(_SCREEN_SCALE * height),
     }
 
 
