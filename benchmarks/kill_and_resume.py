@@ -23,17 +23,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--after", type=float, nargs="+", required=True)
-    parser.add_argument("options", nargs="*")
-    given = parser.parse_args()
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    given = parser.parse_args(words[:split])
+    options = words[split + 1 :]
     whole, killed = given.folder / "whole", given.folder / "killed"
     for path in (whole, killed):
         shutil.rmtree(path, ignore_errors=True)
     start = time.perf_counter()
-    subprocess.run(_command(given.options, whole), check=True)
+    subprocess.run(_command(options, whole), check=True)
     print(f"without a break: {time.perf_counter() - start:.1f} s", flush=True)
     resume: list[str] = []
     for seconds in given.after:
-        process = subprocess.Popen([*_command(given.options, killed), *resume])
+        process = subprocess.Popen([*_command(options, killed), *resume])
         try:
             process.wait(timeout=seconds)
             print(f"finished before {seconds} s", flush=True)
@@ -43,7 +45,7 @@ def main() -> None:
             tiles = len(list(killed.glob("arrays.zarr/*/c/**/*")))
             print(f"killed after {seconds} s with {tiles} files of tiles", flush=True)
         resume = ["--resume"]
-    subprocess.run([*_command(given.options, killed), *resume], check=True)
+    subprocess.run([*_command(options, killed), *resume], check=True)
     _compare(whole, killed)
 
 
