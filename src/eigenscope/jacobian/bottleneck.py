@@ -83,6 +83,6 @@ def _is_linear_map(watch: LinearWatch, raw: Tensor) -> bool:
     generator = torch.Generator().manual_seed(0)
     seed = torch.randn(raw.shape, generator=generator).to(raw)
     product = vector_jacobian_product(raw, watch.features, seed, keep_graph=False)
-    expected: Float[Tensor, "sample feature"] = seed @ watch.weight.to(seed)
+    expected: Float[Tensor, "sample feature"] = seed @ watch.weight
     tolerance = torch.finfo(raw.dtype).eps ** 0.5
     return bool((product - expected).abs().max() <= tolerance * expected.abs().max())

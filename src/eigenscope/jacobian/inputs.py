@@ -154,7 +154,7 @@ class InputJacobianEngine:
                 rows = self._base_rows(base, leaf, dict(named).get("logits"))
         raw = raw.detach()
         if rows is not None:
-            weight = None if last is None else last.weight.to(rows.dtype)
+            weight = None if last is None else last.weight
             for output, result in named:
                 transform_rows(rows, raw, output, result, weight=weight)
         for result in results:
@@ -188,7 +188,7 @@ class InputJacobianEngine:
                 for place, column in enumerate(columns):
                     cotangent = output_cotangent(raw.detach(), output, column)
                     if last is not None:
-                        cotangent = cotangent @ last.weight.to(cotangent.dtype)
+                        cotangent = cotangent @ last.weight
                     result[:, place] = vector_jacobian_product(
                         base, leaf, cotangent.to(base.dtype), keep_graph=True
                     )

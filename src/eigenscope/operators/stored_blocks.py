@@ -43,7 +43,8 @@ class StoredBlocks(SampleBlocks):
         self.array = array
         self.raw_array = raw_array
         as_stored = output is None or callable(output) or output == "logits"
-        self._transform = None if as_stored else cast("OutputName", output)
+        named = cast("OutputName", output)
+        self._transform: OutputName | None = None if as_stored else named
         self.num_samples, self.num_outputs, self.input_dim = array.shape
         self.dtype = torch.from_numpy(array[:0]).dtype
         self.device = torch.device("cpu")
