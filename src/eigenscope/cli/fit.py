@@ -47,19 +47,36 @@ def read_values(path: Path) -> Spectrum | np.ndarray:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no numbers.
     """
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}.")
     if path.suffix == ".npz":
         return Spectrum.load(path)
     try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False).astype(np.float64).ravel()
-        return np.loadtxt(path, dtype=np.float64, delimiter=_delimiter(path)).ravel()
-    except (ValueError, TypeError, EOFError) as error:
-        raise ValueError(
-            f"{path} must hold numbers: a saved spectrum (.npz), a NumPy array (.npy) "
-            f"or text with one number a line; {error}"
-        ) from error
+        values = _of_array(path) if path.suffix == ".npy" else _of_text(path)
+    except (ValueError, EOFError) as error:
+        raise ValueError(_wrong_file(path, str(error))) from error
+    if values.dtype.kind not in "fiu" or not values.size:
+        found = f"{values.size} values of type {values.dtype}"
+        raise ValueError(_wrong_file(path, found))
+    return values.astype(np.float64).ravel()
+
+
+def _of_array(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _of_text(path: Path) -> np.ndarray:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    words = " ".join(line.partition("#")[0] for line in lines).replace(",", " ")
+    return np.array([float(word) for word in words.split()])
+
+
+def _wrong_file(path: Path, found: str) -> str:
+    return (
+        f"{path} must hold real numbers: a saved spectrum (.npz), a NumPy array (.npy) "
+        f"or text with numbers between blanks, commas or line ends; got {found}."
+    )
 
 
 def _lines(fit: PowerLaw, numbers: dict[str, JsonValue]) -> list[tuple[str, str]]:
@@ -92,10 +109,6 @@ def _ratio(name: str, value: dict[str, JsonValue]) -> str:
         return f"{text}: undecided"
     other = name.removeprefix("against_").replace("_", " ")
     return f"{text}: prefers the {'power law' if ratio > 0 else other}"
-
-
-def _delimiter(path: Path) -> str | None:
-    return "," if path.suffix == ".csv" else None
 
 
 def _xmin(given: str) -> Any:

@@ -1,7 +1,7 @@
 """Spectra of the input-output Jacobian of a data set, computed into a run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -37,7 +37,8 @@ class JacobianPlan:
         num_vectors: Top eigenvectors that are kept of every Gram matrix.
         num_replicas: Bootstrap replicas for the p-value of each tail fit; 0 for none.
         seed: Seed of the replicas.
-        memory: Budget such as "4GiB"; None for half of what is available.
+        memory: Budget such as "4GiB"; None for half of what is available when a run
+            begins, and for the same when it goes on.
     """
 
     outputs: tuple[OutputName, ...] = ("logits",)
@@ -141,7 +142,7 @@ def prepare_jacobian(
         recorded = cast("dict[str, Any] | None", run.settings.get("jacobian_engine"))
     engine = EngineSettings(**recorded) if recorded else None
     jacobian = InputJacobian(problem.with_output("logits"), engine=engine)
-    _require_memory(jacobian, plan)
+    _require_memory(jacobian, plan if run is None else _with_budget_of(run, plan))
     return jacobian
 
 
@@ -173,6 +174,7 @@ def run_jacobian_spectra(
     """
     jacobian = jacobian or prepare_jacobian(problem, plan, run=run)
     run.record_settings({"fingerprint": dict(problem.fingerprint())})
+    plan = _with_budget_of(run, plan)
     run.record_result("sample_shape", [*jacobian.sample_shape])
     run.record_result("num_samples", problem.num_samples)
     run.record_result("num_outputs", problem.num_outputs)
@@ -275,6 +277,18 @@ def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]
     for rule, fit in result.diagonal_fits.items():
         summary[f"diagonal_{rule}"] = fit.summary()
     return summary
+
+
+def _with_budget_of(run: Run, plan: JacobianPlan) -> JacobianPlan:
+    """Return the plan with the memory that the run began with, if it gives none.
+
+    Tiles that are cut after a resumption are then those of a run without a break.
+    """
+    if "memory" not in run.settings:
+        run.record_settings({"memory": resolve(plan.memory)})
+    if plan.memory is not None:
+        return plan
+    return replace(plan, memory=cast("int", run.settings["memory"]))
 
 
 def _require_memory(jacobian: InputJacobian, plan: JacobianPlan) -> None:

@@ -1,0 +1,158 @@
+"""What the tests of the command line share: own factories, and ways to call it."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eigenscope.cli import main
+from eigenscope.spectra import Spectrum
+from eigenscope.store import Run
+
+# A module in the current directory, as users have one. 24 samples of 6 entries in 3
+# classes; the last batch is ragged.
+MODULE = "nets_of_mine"
+SOURCE = """
+import os, time
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+def net(sample_shape=(6,), num_classes=3):
+    width = sample_shape[0] if sample_shape else 6
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, num_classes or 3))
+
+def pairs(num_samples=24, width=6):
+    source = torch.Generator().manual_seed(1)
+    inputs = torch.randn(num_samples, width, generator=source)
+    return inputs, torch.arange(num_samples) % 3
+
+def inputs(split):
+    return pairs()[0] + {"train": 0.0, "test": 1.0}[split]
+
+def wide_pairs(num_samples=48):
+    return pairs(num_samples, 400)
+
+def dataset():
+    found = TensorDataset(*pairs())
+    found.classes = ["red", "green", "blue"]
+    return found
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+    def forward(self, x, scale):
+        return self.net(x * scale)
+
+def mappings():
+    x, y = pairs()
+    return [
+        {"x": part, "scale": torch.full((len(part), 1), 2), "labels": label}
+        for part, label in zip(x.split(10), y.split(10))
+    ]
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net((400,))
+    def forward(self, x):
+        time.sleep(float(os.environ.get("PAUSE", "0")))
+        return self.net(x)
+
+def broken():
+    return 1 / 0
+"""
+
+
+def enter_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder with the user's module the current directory."""
+    (tmp_path / f"{MODULE}.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    return tmp_path
+
+
+def mine() -> Any:
+    """The user's module itself."""
+    return importlib.import_module(MODULE)
+
+
+def factory(name: str) -> str:
+    return f"{MODULE}:{name}"
+
+
+OWN = ["jacobian", "--model", factory("net"), "--data", factory("pairs")]
+
+# 48 samples of 400 entries: the budget gives 4 tiles of the Jacobian and 10 of each
+# Gram matrix.
+TILED = [
+    *("jacobian", "--model", factory("Slow"), "--data", factory("wide_pairs")),
+    *("--layout", "samples", "outputs", "--output", "probabilities"),
+    *("--vectors", "1", "--batch-size", "4", "--memory", "280kB"),
+]
+
+
+def failed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on standard error of a verb that ends with code 1."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    printed = capsys.readouterr()
+    assert caught.value.code == 1
+    assert printed.out == ""
+    assert printed.err.startswith("eigenscope: ")
+    return printed.err
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """The document that a verb prints with --json, alone on standard output."""
+    capsys.readouterr()
+    main([*words, "--json"])
+    return json.loads(capsys.readouterr().out, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **changes}
+
+
+def called(
+    *words: str, program: Sequence[str] = ("-m", "eigenscope")
+) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, its output piped."""
+    return subprocess.run(
+        [sys.executable, *program, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=environment(),
+    )
+
+
+def numbers_of(path: Path) -> dict[str, bytes]:
+    """Every tile of a run and every spectrum, bit for bit; and its results."""
+    arrays = path / "arrays.zarr"
+    found = {
+        str(file.relative_to(arrays)): file.read_bytes()
+        for file in arrays.rglob("*")
+        if file.is_file()
+    }
+    for file in (path / "results").glob("*.npz"):
+        spectrum = Spectrum.load(file)
+        found[file.name] = np.stack([spectrum.values, spectrum.weights]).tobytes()
+    results = dict(Run.open(path).results)
+    found["results"] = json.dumps(results, sort_keys=True).encode()
+    return found
