@@ -62,6 +62,12 @@ class PowerLaw:
         peak_edge: Edge of the fullest bin that "peak" takes.
         bins: Bins of the histogram of "peak".
         sample: The values that took part.
+
+    Example:
+        >>> values = (1 - np.linspace(0, 1, 1000, endpoint=False)) ** (-1 / 1.5)
+        >>> fit = fit_power_law(values, xmin=2.0)
+        >>> round(float(fit.ccdf(4.0)), 2), round(2.0 ** (1 - fit.alpha), 2)
+        (0.35, 0.35)
     """
 
     alpha: float

@@ -37,6 +37,13 @@ class Density:
         kind: "smooth" or "histogram".
         omitted_weight: Weight that the axis cannot show: on a log axis that of
             the values at or below max(0, noise floor).
+
+    Example:
+        >>> from eigenscope.spectra import Spectrum
+        >>> density = Spectrum.from_eigenvalues(np.arange(1.0, 101.0)).density()
+        >>> mass = density.heights.sum() * density.spacing
+        >>> bool(abs(mass + density.omitted_weight - 1) < 1e-6)
+        True
     """
 
     grid: Float[np.ndarray, "point"]

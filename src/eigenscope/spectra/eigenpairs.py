@@ -22,6 +22,13 @@ class Eigenpairs:
         converged: Whether a residual is at most the tolerance, 1e-6 · |λ|_max unless
             told otherwise.
         provenance: How they were made: method, driver, dtype, seconds, …
+
+    Example:
+        >>> import torch
+        >>> from eigenscope.estimators import top_eigenpairs
+        >>> pairs = top_eigenpairs(torch.diag(torch.tensor([1.0, 4.0, 9.0])), 2)
+        >>> pairs.values.tolist(), pairs.converged.tolist()
+        ([9.0, 4.0], [True, True])
     """
 
     values: Float[Tensor, "k"]
