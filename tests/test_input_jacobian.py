@@ -28,7 +28,7 @@ def path(request, monkeypatch) -> None:
     monkeypatch.setattr("eigenscope.jacobian.inputs._MIN_ROWS_TO_ACCELERATE", rows)
 
 
-@pytest.mark.parametrize("output", OUTPUTS, ids=str)
+@pytest.mark.parametrize("output", OUTPUTS, ids=lambda o: getattr(o, "__name__", o))
 @pytest.mark.parametrize("name", zoo.NAMES)
 @pytest.mark.usefixtures("path")
 def test_the_engine_agrees_with_a_loop_over_samples(name, output):
@@ -39,7 +39,7 @@ def test_the_engine_agrees_with_a_loop_over_samples(name, output):
     assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("output", OUTPUTS, ids=str)
+@pytest.mark.parametrize("output", OUTPUTS, ids=lambda o: getattr(o, "__name__", o))
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_the_loop_over_samples_agrees_with_finite_differences(name, output):
     case = zoo.make(name)
@@ -77,7 +77,7 @@ def test_several_outputs_share_one_pass_and_agree_with_their_own(name):
         )
 
 
-@pytest.mark.parametrize("output", OUTPUTS, ids=str)
+@pytest.mark.parametrize("output", OUTPUTS, ids=lambda o: getattr(o, "__name__", o))
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_a_part_of_the_outputs_agrees_with_the_whole(name, output):
     case = zoo.make(name)
