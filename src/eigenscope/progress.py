@@ -1,5 +1,6 @@
 """Progress and time left on a terminal; silence when the output is piped."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -16,12 +17,13 @@ def progress(
     Args:
         items: What is worked through.
         label: What is being done.
-        total: How many items there are.
+        total: How many items there are, with those of earlier runs.
         done: How many of them an earlier run has done.
 
     Returns:
         An iterator over the items.
     """
-    return iter(
-        tqdm(items, desc=label, total=total, initial=done, disable=None, leave=False)
-    )
+    stream = sys.stderr
+    if stream is None or not stream.isatty():
+        return iter(items)
+    return iter(tqdm(items, desc=label, total=total, initial=done, leave=False))

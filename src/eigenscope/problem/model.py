@@ -20,6 +20,10 @@ _DROPOUT = (
     nn.AlphaDropout,
     nn.FeatureAlphaDropout,
 )
+_NOT_REPEATABLE = (
+    "the model must give the same output for the same input; it does not: {}. Call "
+    "model.eval(), and switch off randomness in its forward."
+)
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -70,9 +74,12 @@ def require_repeatable(model: nn.Module, inputs: Tensor | dict[str, Any]) -> Ten
     Raises:
         TypeError: If the model fails on integer inputs.
         RuntimeError: What else the model raises.
-        ValueError: If the two answers differ by more than √ε of the largest output,
-            or are not finite.
+        ValueError: If dropout is active, the two answers differ by more than √ε of
+            the largest output, or they are not finite.
     """
+    dropouts = (m for m in model.named_modules() if _is_active_dropout(m[1]))
+    if active := _names(dropouts):
+        raise ValueError(_NOT_REPEATABLE.format(f"dropout is active in {active}"))
     with torch.no_grad(), left_as_found(model):
         try:
             first = call_model(model, inputs)
@@ -88,12 +95,7 @@ def require_repeatable(model: nn.Module, inputs: Tensor | dict[str, Any]) -> Ten
             "this input and of the weights."
         )
     if first.shape != second.shape or not _nearly_equal(first, second):
-        active = _names(m for m in model.named_modules() if _is_active_dropout(m[1]))
-        found = f"dropout is active in {active}" if active else "something is random"
-        raise ValueError(
-            "the model must give the same output for the same input; it does not: "
-            f"{found}. Call model.eval(), and switch off randomness in its forward."
-        )
+        raise ValueError(_NOT_REPEATABLE.format("something is random"))
     return first
 
 
@@ -179,7 +181,7 @@ def left_as_found(model: nn.Module) -> Generator[None]:
 
 
 def _is_active_dropout(module: nn.Module) -> bool:
-    return module.training and isinstance(module, _DROPOUT)
+    return module.training and isinstance(module, _DROPOUT) and module.p > 0
 
 
 def _names(modules: Iterator[tuple[str, nn.Module]]) -> str:
