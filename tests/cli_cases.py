@@ -60,6 +60,9 @@ def mappings():
         for part, label in zip(x.split(10), y.split(10))
     ]
 
+def images():
+    return torch.zeros(4, 3, 32, 32), torch.arange(4) + 6
+
 class Slow(nn.Module):
     def __init__(self):
         super().__init__()

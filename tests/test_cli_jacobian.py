@@ -1,6 +1,8 @@
 import re
+import sys
 from itertools import product
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import pytest
@@ -13,6 +15,18 @@ from eigenscope import zoo
 from eigenscope._types import Layout, OutputName
 from eigenscope.cli import main
 from eigenscope.store import Run
+
+
+@final
+class Without:
+    """An import finder that knows that a package is not there."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == self._package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +178,31 @@ def test_wrong_options_are_explained_and_leave_no_run(capsys, words, pattern):
 def test_named_models_say_what_own_data_lacks(capsys, model, data, pattern):
     message = failed(capsys, "jacobian", "--model", model, "--data", factory(data))
     assert re.search(pattern, message)
+
+
+@pytest.mark.message
+@pytest.mark.parametrize(
+    ("words", "module", "extra"),
+    [
+        ([], "sklearn", "digits"),
+        (["--data", "svhn", "--data-root", "."], "torchvision", "vision"),
+        (
+            ["--data", factory("images"), "--model", "resnet20_cifar10"],
+            "pytorchcv",
+            "vision",
+        ),
+    ],
+)
+def test_a_missing_extra_says_what_installs_it(
+    capsys, monkeypatch, words, module, extra
+):
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Without(module), *sys.meta_path])
+    message = failed(capsys, "jacobian", *words)
+    assert f"{module} is needed here and is not installed" in message
+    assert f"pip install 'eigenscope[{extra}]'" in message
+    assert not Path("runs").exists()
 
 
 @pytest.mark.message
