@@ -45,7 +45,9 @@ def test_every_batch_size_gives_one_answer(output, batch_size, generator):
     assert_close(sketch, expected, **EXACT)
 
 
-@pytest.mark.parametrize(("name", "output"), operator_cases.SOURCES, ids=lambda o: getattr(o, "__name__", o))
+@pytest.mark.parametrize(
+    ("name", "output"), operator_cases.SOURCES, ids=lambda o: getattr(o, "__name__", o)
+)
 @pytest.mark.parametrize(
     ("side", "layout", "kind"),
     [
