@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eigenscope.analysis import PowerLaw, fit_power_law, wasserstein
     from eigenscope.estimators import spectrum, top_eigenpairs
-    from eigenscope.jacobian import input_jacobian
-    from eigenscope.operators import Dense, InputJacobian, gram
+    from eigenscope.jacobian import (
+        input_jacobian,
+        parameter_jacobian,
+        per_sample_gradients,
+        register_rule,
+    )
+    from eigenscope.operators import Dense, InputJacobian, ParameterJacobian, gram
     from eigenscope.problem import DataChangedError, Problem
     from eigenscope.spectra import Density, Eigenpairs, Spectrum
     from eigenscope.store import Run
@@ -23,6 +28,7 @@ __all__ = [
     "Density",
     "Eigenpairs",
     "InputJacobian",
+    "ParameterJacobian",
     "PowerLaw",
     "Problem",
     "Run",
@@ -30,6 +36,9 @@ __all__ = [
     "fit_power_law",
     "gram",
     "input_jacobian",
+    "parameter_jacobian",
+    "per_sample_gradients",
+    "register_rule",
     "spectrum",
     "top_eigenpairs",
     "wasserstein",
@@ -43,6 +52,7 @@ _HOMES = {
     "Density": "spectra",
     "Eigenpairs": "spectra",
     "InputJacobian": "operators",
+    "ParameterJacobian": "operators",
     "PowerLaw": "analysis",
     "Problem": "problem",
     "Run": "store",
@@ -50,6 +60,9 @@ _HOMES = {
     "fit_power_law": "analysis",
     "gram": "operators",
     "input_jacobian": "jacobian",
+    "parameter_jacobian": "jacobian",
+    "per_sample_gradients": "jacobian",
+    "register_rule": "jacobian",
     "spectrum": "estimators",
     "top_eigenpairs": "estimators",
     "wasserstein": "analysis",

@@ -1,10 +1,14 @@
 """The only caller of autograd: blocks of vector-Jacobian products."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @contextmanager
@@ -108,3 +112,142 @@ def writable_empty(
     """
     with torch.inference_mode(mode=False):
         return torch.empty(tuple(shape), dtype=dtype, device=device)
+
+
+def large_empty(
+    shape: Sequence[int], *, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return memory for a large result, in pages that are quick to touch first.
+
+    On Linux NumPy asks for huge pages, and touching new memory, which can take longer
+    than computing what is written there, takes half the time.
+
+    Args:
+        shape: Entries along each axis.
+        dtype: Type of the entries.
+        device: Where it is.
+
+    Returns:
+        An uninitialized tensor that may be written while gradients are recorded.
+    """
+    if device.type != "cpu" or dtype not in {torch.float32, torch.float64}:
+        return writable_empty(shape, dtype=dtype, device=device)
+    numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
+    with torch.inference_mode(mode=False):
+        return torch.from_numpy(np.empty(tuple(shape), dtype=numpy_dtype))
+
+
+@contextmanager
+def twice_differentiable() -> Generator[None]:
+    """Run attention by a kernel whose derivative can be differentiated again."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def exactly_requiring_grad(
+    parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter]
+) -> Generator[None]:
+    """Let some parameters record gradients and others not; restore both afterwards."""
+    found = [(p, p.requires_grad) for p in (*parameters, *others)]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad = True
+        for parameter in others:
+            parameter.requires_grad = False
+        yield
+    finally:
+        for parameter, required in found:
+            parameter.requires_grad = required
+
+
+def cotangents(
+    outputs: Tensor,
+    targets: Sequence[GradientEdge | Tensor],
+    seed: Tensor,
+    *,
+    keep_graph: bool,
+    create_graph: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """Return uᵀ ∂outputs/∂target for each target; nothing else is computed.
+
+    Args:
+        outputs: Recorded outputs.
+        targets: Places in their graph: outputs of layers as they were before any
+            change in place, or leaves.
+        seed: The cotangent u, of the outputs' shape.
+        keep_graph: Whether more products of the same outputs will follow.
+        create_graph: Whether the products are to be differentiated themselves.
+
+    Returns:
+        A tensor per target, None where nothing connects the two.
+    """
+    return torch.autograd.grad(
+        [outputs],
+        cast("Any", tuple(targets)),  # the stubs know tensors or edges, not both
+        grad_outputs=[seed],
+        retain_graph=keep_graph or create_graph,
+        create_graph=create_graph,
+        allow_unused=True,
+    )
+
+
+def pull_back(
+    tensor: Tensor,
+    leaves: Sequence[Tensor],
+    block: Tensor,
+    *,
+    create_graph: bool = False,
+) -> list[Tensor]:
+    """Return Uᵀ ∂tensor/∂leaf for a whole block U of cotangents at a time.
+
+    Args:
+        tensor: A recorded tensor.
+        leaves: What it was computed from.
+        block: Cotangents (row, *tensor).
+        create_graph: Whether the products are to be differentiated themselves.
+
+    Returns:
+        A tensor (row, *leaf) for each leaf.
+    """
+
+    def product(rows: Tensor, *, batched: bool) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(
+            tensor,
+            list(leaves),
+            grad_outputs=rows,
+            retain_graph=True,
+            create_graph=create_graph,
+            is_grads_batched=batched,
+            materialize_grads=True,
+            allow_unused=True,
+        )
+
+    try:
+        return list(product(block, batched=True))
+    except RuntimeError:  # a function without a batching rule
+        rows = [product(row, batched=False) for row in block]
+        return [torch.stack(parts) for parts in zip(*rows, strict=True)]
+
+
+def per_sample_outputs(
+    function: Callable[..., Tensor],
+    parameters: dict[str, Tensor],
+    entries: Sequence[Any],
+) -> Tensor:
+    """Return function(parameters of sample i, entries of sample i) for all samples.
+
+    Args:
+        function: Takes a dictionary of parameters and one sample's entries.
+        parameters: One set per sample, (sample, *parameter).
+        entries: Tensors with samples on axis 0.
+
+    Returns:
+        The outputs, samples on axis 0.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        return torch.func.vmap(function)(parameters, *entries)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -8,6 +8,8 @@ from eigenscope.operators.base import (
 )
 from eigenscope.operators.gram import Gram, StoredGram, gram
 from eigenscope.operators.jacobian import InputJacobian
+from eigenscope.operators.parameter_jacobian import ParameterJacobian
+from eigenscope.operators.stored_rows import StoredRows
 
 __all__ = [
     "Dense",
@@ -15,7 +17,9 @@ __all__ = [
     "InputJacobian",
     "Jacobian",
     "LinearOperator",
+    "ParameterJacobian",
     "StoredGram",
+    "StoredRows",
     "SymmetricOperator",
     "gram",
 ]

@@ -1,0 +1,109 @@
+"""Per-sample derivatives need samples that do not influence each other: checked."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenscope.autodiff import cotangents, differentiable_copy
+from eigenscope.jacobian.chunk import ChunkPass
+from eigenscope.problem import Batch, ModelInputs, Problem, flatten_outputs
+
+
+def at_least_two(batch: Batch) -> Batch:
+    """Return the batch, its one sample taken twice if it has no more."""
+    if batch.size > 1:
+        return batch
+    order = torch.zeros(2, dtype=torch.long)
+    return Batch(
+        inputs=pick(batch.inputs, order, 1),
+        targets=pick(batch.targets, order, 1),
+        start=batch.start,
+        size=2,
+    )
+
+
+def pick(value: Any, order: Tensor, size: int) -> Any:
+    """Return samples in the given order, of every tensor that has `size` of them."""
+    if isinstance(value, dict):
+        return {key: pick(entry, order, size) for key, entry in value.items()}
+    if isinstance(value, Tensor) and value.ndim > 0 and len(value) == size:
+        return value[order.to(value.device)]
+    return value
+
+
+def with_leaves(batch: Batch) -> tuple[Batch, list[Tensor]]:
+    """Return the batch with floating-point inputs replaced by leaves, and these."""
+    leaves: list[Tensor] = []
+
+    def leaf(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            return value
+        if not value.is_floating_point():
+            return value
+        leaves.append(differentiable_copy(value))
+        return leaves[-1]
+
+    given = batch.inputs
+    inputs: ModelInputs = (
+        leaf(given)
+        if isinstance(given, Tensor)
+        else {key: leaf(value) for key, value in given.items()}
+    )
+    changed = Batch(
+        inputs=inputs, targets=batch.targets, start=batch.start, size=batch.size
+    )
+    return changed, leaves
+
+
+def require_unmixed_samples(
+    problem: Problem,
+    probe: Batch,
+    recorded: ChunkPass,
+    leaves: Sequence[Tensor],
+) -> None:
+    """Raise if one sample's output depends on another sample of the batch.
+
+    Two tests: what is given of other samples is replaced, and the outputs are
+    differentiated by the floating-point inputs of other samples.
+
+    Args:
+        problem: The problem.
+        probe: At least two samples of it.
+        recorded: A pass of the probe.
+        leaves: The inputs that it was given.
+
+    Raises:
+        ValueError: If the model mixes samples.
+    """
+    with torch.no_grad():
+        together = flatten_outputs(recorded.raw)
+        noise = torch.finfo(together.dtype).eps ** 0.5 * together.abs().max()
+        for sample in (0, probe.size - 1):
+            alone = pick(probe.inputs, torch.full((probe.size,), sample), probe.size)
+            raw = flatten_outputs(problem.raw(alone))
+            change = (raw[sample] - together[sample]).abs().max()
+            if bool(change > noise) or _derivative_mixes(
+                recorded.outputs, leaves, sample
+            ):
+                raise ValueError(
+                    "per-sample derivatives need every sample to be independent of "
+                    f"the others; the output of sample {sample} depends on other "
+                    "samples of its batch. Is axis 0 the sample axis, and is the "
+                    "model in eval mode?"
+                )
+
+
+def _derivative_mixes(outputs: Tensor, leaves: Sequence[Tensor], sample: int) -> bool:
+    if not leaves or not outputs.requires_grad:
+        return False
+    seed = torch.zeros_like(outputs)
+    seed[sample] = torch.linspace(1, 2, outputs.shape[1]).to(seed)
+    for product in cotangents(outputs, leaves, seed, keep_graph=True):
+        if product is not None:
+            others = product.clone()
+            others[sample] = 0
+            if bool(others.any()):
+                return True
+    return False

@@ -1,0 +1,168 @@
+"""Per-sample Jacobians by the parameters and per-sample gradients of a loss."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eigenscope._types import OutputSpec
+from eigenscope.autodiff import large_empty
+from eigenscope.jacobian.engine import ParameterEngine
+from eigenscope.jacobian.losses import per_sample_losses
+from eigenscope.problem import Batch, Problem
+
+
+def parameter_jacobian(
+    model: nn.Module,
+    x: Tensor | Mapping[str, Any],
+    *,
+    output: OutputSpec = "logits",
+    params: str | Sequence[str] | None = None,
+    create_graph: bool = False,
+) -> dict[str, Float[Tensor, "sample output *param"]]:
+    """J[i, c] = ∂z_c(x_i)/∂θ for every parameter tensor of a network.
+
+    Exact to rounding for any module: closed forms where data meets weights in torch's
+    own functions, autograd sample by sample for what is left. Parameters that are used
+    several times or tied count all their uses, under their first name. At kinks
+    (ReLU at 0, tied maxima) it is the derivative that PyTorch's autograd takes.
+
+    Args:
+        model: Any module whose samples do not influence each other.
+        x: Inputs, a tensor or a mapping of keyword arguments.
+        output: "logits" (the raw output, flattened), "probabilities" or
+            "log_probabilities" (softmax over axis 1), or a callable of the raw output.
+        params: Parameters by name, glob or a sequence of these; None for all that
+            require gradients.
+        create_graph: Whether the result can be differentiated, by the parameters and
+            by `x`; takes the memory of the whole graph.
+
+    Returns:
+        Name to Jacobian, in units of output per parameter, in `named_parameters()`
+        order, in the model's dtype and on its device; zeros for unused parameters.
+
+    Raises:
+        ValueError: If `output` is unknown, `params` matches nothing, the model mixes
+            samples or is random, or something is not finite.
+
+    Cost:
+        One forward and k backward passes; memory for the result and one chunk.
+
+    Example:
+        >>> import torch
+        >>> linear = nn.Linear(3, 2)
+        >>> J = parameter_jacobian(linear, torch.ones(4, 3))
+        >>> tuple(J["weight"].shape), J["weight"][0, 1].tolist()
+        ((4, 2, 2, 3), [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    """
+    data = x if isinstance(x, Tensor) else [x]
+    problem = Problem(model, data, output=output, params=params)
+    engine = ParameterEngine(problem)
+    if create_graph:
+        inputs = _moved(x, problem)
+        return _differentiable(
+            engine,
+            Batch(inputs=inputs, targets=None, start=0, size=problem.num_samples),
+        )
+    return _filled(engine)
+
+
+def per_sample_gradients(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    x: Tensor | Mapping[str, Any],
+    y: Any,
+    *,
+    params: str | Sequence[str] | None = None,
+    create_graph: bool = False,
+) -> dict[str, Float[Tensor, "sample *param"]]:
+    """G[i] = ∂ℓ(z(x_i), y_i)/∂θ, the gradient of every sample's own loss term.
+
+    The term is the sample's part of the numerator of the loss, not divided by the
+    batch's denominator: torch's losses, modules or functions, are summed over a
+    sample's own entries whatever their reduction, with class weights and without
+    ignored targets; any other callable is called for each sample alone.
+
+    Args:
+        model: Any module whose samples do not influence each other.
+        loss: (raw output, targets) → scalar.
+        x: Inputs, a tensor or a mapping of keyword arguments.
+        y: Targets, samples on axis 0.
+        params: As for `parameter_jacobian`.
+        create_graph: Whether the result can be differentiated, by the parameters and
+            by `x`.
+
+    Returns:
+        Name to gradient, in `named_parameters()` order; zeros for unused parameters.
+
+    Raises:
+        ValueError: If `params` matches nothing, the model mixes samples or is random,
+            the loss has no form per sample, or something is not finite.
+
+    Cost:
+        One forward and one backward pass; memory for the result and one chunk.
+
+    Example:
+        >>> import torch
+        >>> linear = nn.Linear(3, 1, bias=False)
+        >>> x, y = torch.eye(3), torch.zeros(3, 1)
+        >>> G = per_sample_gradients(linear, nn.MSELoss(), x, y)["weight"]
+        >>> torch.allclose(G[1, 0, 1], 2 * linear.weight[0, 1])
+        True
+    """
+    data: object = (x, y) if isinstance(x, Tensor) else [(x, y)]
+    problem = Problem(model, data, loss=loss, params=params)
+
+    def head(raw: Tensor, targets: Any) -> Tensor:
+        return per_sample_losses(loss, raw, targets).unsqueeze(1)
+
+    engine = ParameterEngine(problem, head=head, num_outputs=1)
+    if create_graph:
+        targets = problem.batches.first(problem.num_samples).targets
+        whole = Batch(
+            inputs=_moved(x, problem),
+            targets=targets,
+            start=0,
+            size=problem.num_samples,
+        )
+        found = _differentiable(engine, whole)
+    else:
+        found = _filled(engine)
+    return {name: gradient[:, 0] for name, gradient in found.items()}
+
+
+def _filled(engine: ParameterEngine) -> dict[str, Tensor]:
+    problem = engine.problem
+    shape = (problem.num_samples, engine.num_outputs)
+    results = {
+        name: large_empty((*shape, *p.shape), dtype=p.dtype, device=p.device)
+        for name, p in problem.params.items()
+    }
+    for batch in engine.chunks():
+        rows = slice(batch.start, batch.start + batch.size)
+        engine.fill(batch, {name: r[rows] for name, r in results.items()})
+    return results
+
+
+def _differentiable(engine: ParameterEngine, batch: Batch) -> dict[str, Tensor]:
+    shape = (batch.size, engine.num_outputs)
+    found: dict[str, Tensor] = {}
+    with engine.open(batch, create_graph=True) as chunk:
+        for name, part in chunk.parts():
+            values = part.tensor()
+            found[name] = found[name] + values if name in found else values
+    return {
+        name: found[name] if name in found else p.new_zeros((*shape, *p.shape))
+        for name, p in engine.problem.params.items()
+    }
+
+
+def _moved(x: Any, problem: Problem) -> Any:
+    """Return inputs in the model's dtype and device, still in the caller's graph."""
+    if isinstance(x, Mapping):
+        return {key: _moved(value, problem) for key, value in x.items()}
+    if not isinstance(x, Tensor):
+        return x
+    dtype = problem.dtype if x.is_floating_point() else None
+    return x.to(device=problem.device, dtype=dtype)

@@ -1,0 +1,161 @@
+"""Rules and `vmap` are compared with autograd on a few samples before they are used."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from eigenscope.autodiff import cotangents
+from eigenscope.jacobian.chunk import ChunkPass
+from eigenscope.jacobian.generic import Head, by_vmap
+from eigenscope.jacobian.mixing import require_unmixed_samples, with_leaves
+from eigenscope.jacobian.rules import PerSample
+from eigenscope.jacobian.sample_axes import SampleAxes
+from eigenscope.problem import Batch, Problem
+
+Path = Literal["rules", "vmap", "loop", "unused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How the Jacobian by one parameter is computed.
+
+    Attributes:
+        path: "rules" (closed forms from inputs and cotangents of the functions that
+            use it), "vmap" (autograd, all samples at a time), "loop" (autograd, sample
+            by sample), or "unused" (the output does not depend on it: zeros).
+        reason: The rules, or why there are none.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Proof:
+    """What may be used.
+
+    Attributes:
+        distrusted: Parameters whose rules disagree with autograd.
+        by_vmap: Parameters that rules don't serve and `vmap` does.
+        coverage: Parameter name to how it is served.
+    """
+
+    distrusted: set[str] = field(default_factory=set[str])
+    by_vmap: set[str] = field(default_factory=set[str])
+    coverage: dict[str, Coverage] = field(default_factory=dict[str, Coverage])
+
+
+def prove(
+    problem: Problem, head: Head, num_outputs: int, probe: Batch, axes: SampleAxes
+) -> Proof:
+    """Check that samples don't mix, and compare rules and `vmap` with autograd.
+
+    What is compared is the gradient of a random mix of the outputs, summed over the
+    samples.
+
+    Args:
+        problem: The network; its parameters require gradients.
+        head: From raw outputs and targets to (sample, output).
+        num_outputs: Columns of that.
+        probe: At least two samples.
+        axes: Filled with the layouts that the calls turn out to have.
+
+    Returns:
+        What agrees to rounding.
+
+    Raises:
+        ValueError: If the model mixes samples.
+    """
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(num_outputs, 1, generator=generator, dtype=torch.float64)
+
+    def mixed(raw: Tensor, targets: Any) -> Tensor:
+        z = head(raw, targets)
+        return z @ weights.to(z)
+
+    leafed, leaves = with_leaves(probe)
+    chunk = ChunkPass(problem, mixed, leafed, axes)
+    require_unmixed_samples(problem, probe, chunk, leaves)
+    expected = _batch_gradients(problem, chunk.outputs)
+    proof = Proof()
+    sums = _Sums()
+    sums.add(chunk.parts(range(1), set()))
+    for name, rules in chunk.rule_names.items():
+        if name in chunk.by_autograd:
+            continue
+        listed = ", ".join(sorted(set(rules)))
+        proof.coverage[name] = Coverage(path="rules", reason=listed)
+        if not sums.agree(name, expected[name]):
+            proof.distrusted.add(name)
+    rest = sorted(chunk.by_autograd | proof.distrusted)
+    proof.by_vmap = _proven_by_vmap(problem, mixed, probe, rest, expected)
+    for name in rest:
+        path: Path = "vmap" if name in proof.by_vmap else "loop"
+        reason = reason_without_rules(name, proof)
+        proof.coverage[name] = Coverage(path=path, reason=reason)
+    for name in problem.params.keys() - proof.coverage.keys():
+        reason = "the output does not depend on it"
+        proof.coverage[name] = Coverage(path="unused", reason=reason)
+    return proof
+
+
+def reason_without_rules(name: str, proof: Proof) -> str:
+    """Return why no rule serves a parameter."""
+    if name in proof.distrusted:
+        return "the rule disagrees with autograd"
+    return "used by functions without rules, or where samples cannot be told apart"
+
+
+def _batch_gradients(problem: Problem, outputs: Tensor) -> dict[str, Tensor]:
+    leaves = list(problem.params.values())
+    found: Sequence[Tensor | None] = [None] * len(leaves)
+    if outputs.requires_grad:
+        seed = torch.ones_like(outputs)
+        found = cotangents(outputs, leaves, seed, keep_graph=True)
+    return {
+        name: torch.zeros_like(leaf) if g is None else g
+        for (name, leaf), g in zip(problem.params.items(), found, strict=True)
+    }
+
+
+def _proven_by_vmap(
+    problem: Problem,
+    head: Head,
+    probe: Batch,
+    names: Sequence[str],
+    expected: Mapping[str, Tensor],
+) -> set[str]:
+    if not names:
+        return set()
+    try:
+        found = by_vmap(problem, head, probe, names, range(1))
+    except Exception:  # the user's forward under vmap: anything goes
+        return set()
+    sums = _Sums()
+    sums.add(found.items())
+    return {name for name in names if sums.agree(name, expected[name])}
+
+
+class _Sums:
+    """Sums of per-sample gradients over samples and uses, and what rounds in them."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._scales: dict[str, Tensor] = {}
+
+    def add(self, parts: Iterable[tuple[str, PerSample]]) -> None:
+        for name, part in parts:
+            values = part.tensor().detach()
+            both = values.sum((0, 1)), values.abs().sum((0, 1))
+            self._sums[name] = self._sums.get(name, 0) + both[0]
+            self._scales[name] = self._scales.get(name, 0) + both[1]
+
+    def agree(self, name: str, expected: Tensor) -> bool:
+        if name not in self._sums:
+            return not bool(expected.any())
+        scale = float(self._scales[name].amax())
+        error = float((self._sums[name] - expected).abs().amax())
+        return error <= torch.finfo(expected.dtype).eps ** 0.5 * scale

@@ -1,0 +1,299 @@
+"""The parameter Jacobian of a data set as an operator."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from eigenscope.autodiff import large_empty, writable_empty
+from eigenscope.budget import resolve, rows_within
+from eigenscope.jacobian import Coverage, ParameterEngine, PerSample, Plain
+from eigenscope.operators.base import Jacobian
+from eigenscope.operators.stored_rows import StoredRows
+from eigenscope.problem import Batch, DataChangedError, Problem, state_digest
+from eigenscope.progress import progress
+from eigenscope.store import Run, TiledArray
+
+_ROW_BYTES = 64 * 2**20
+_VECTORS_AT_ONCE = 32
+
+
+@final
+class ParameterJacobian(Jacobian):
+    """J, the Jacobian of n samples' k outputs by the P parameters: n·k × P.
+
+    Row i·k + c is ∂z_c(x_i)/∂θ; columns are the problem's parameters in
+    `named_parameters()` order, each flattened in C order. Exact for any module, see
+    `es.parameter_jacobian`. Products and norms never form J: linear maps, convolutions
+    and tables enter by their inputs and cotangents alone. Nothing is kept between
+    products, so for many products of a Jacobian that fits in memory use
+    `Dense(jacobian.dense())`, or `write` it to a run.
+
+    Args:
+        problem: The network, the data, the output and the parameters.
+
+    Raises:
+        ValueError: If the problem has no parameters, BatchNorm is in training mode,
+            or the model mixes samples.
+
+    Cost:
+        One pass over the data with k backward passes per product, dense form or norm;
+        as many as there are vectors, if fewer, for products with Jᵀ.
+
+    Example:
+        >>> net = torch.nn.Linear(3, 2)
+        >>> J = ParameterJacobian(Problem(net, torch.ones(5, 3)))
+        >>> J.shape, (J @ torch.ones(8)).tolist()[:2]
+        ((10, 8), [4.0, 4.0])
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        if not problem.params:
+            raise ValueError(
+                "a parameter Jacobian needs parameters; the model has none that "
+                "requires gradients. Name frozen ones: params='*' takes them all."
+            )
+        self.problem = problem
+        self._engine = ParameterEngine(problem)
+        sizes = [p.numel() for p in problem.params.values()]
+        stops = torch.tensor(sizes).cumsum(0).tolist()
+        self.columns: dict[str, slice] = {
+            name: slice(stop - size, stop)
+            for name, size, stop in zip(problem.params, sizes, stops, strict=True)
+        }
+        self._num_columns = sum(sizes)
+        self._state = self._model_state()
+
+    @property
+    @override
+    def shape(self) -> tuple[int, int]:
+        return self.problem.num_samples * self.problem.num_outputs, self._num_columns
+
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.problem.params.values())).dtype
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return next(iter(self.problem.params.values())).device
+
+    @property
+    def coverage(self) -> dict[str, Coverage]:
+        """How each parameter is served; kept up to date as chunks are computed."""
+        return self._engine.coverage
+
+    @override
+    def row_blocks(self) -> Iterator[tuple[int, Float[Tensor, "row column"]]]:
+        size = self._rows_at_once()
+        k = self.problem.num_outputs
+        shape = (min(size, self.problem.num_samples), k, self._num_columns)
+        buffer = writable_empty(shape, dtype=self.dtype, device=self.device)
+        for batch in self._chunks(size):
+            block = buffer[: batch.size]
+            self._engine.fill(batch, self._by_name(block))
+            yield batch.start * k, block.view(-1, self._num_columns)
+
+    @override
+    def dense(self) -> Float[Tensor, "row column"]:
+        k = self.problem.num_outputs
+        result = large_empty(self.shape, dtype=self.dtype, device=self.device)
+        blocks = result.view(-1, k, self._num_columns)
+        for batch in self._chunks():
+            rows = slice(batch.start, batch.start + batch.size)
+            self._engine.fill(batch, self._by_name(blocks[rows]))
+        return result
+
+    @override
+    def multiply(
+        self, block: Float[Tensor, "column vector"]
+    ) -> Float[Tensor, "row vector"]:
+        k = self.problem.num_outputs
+        result = block.new_zeros(self.problem.num_samples, k, block.shape[1])
+        for batch in self._chunks():
+            rows = result[batch.start : batch.start + batch.size]
+            with self._engine.open(batch) as chunk:
+                for name, part in chunk.parts():
+                    for some in _groups(block.shape[1]):
+                        vectors = block[self.columns[name], some].T
+                        shape = self.problem.params[name].shape
+                        rows[:, :, some] += part.times(vectors.reshape(-1, *shape))
+        return result.flatten(0, 1)
+
+    @override
+    def multiply_transpose(
+        self, block: Float[Tensor, "row vector"]
+    ) -> Float[Tensor, "column vector"]:
+        k = self.problem.num_outputs
+        weights = block.view(-1, k, block.shape[1])
+        result = block.new_zeros(block.shape[1], self._num_columns)
+        for batch in self._chunks():
+            own = weights[batch.start : batch.start + batch.size]
+            with self._engine.open(batch) as chunk:
+                if block.shape[1] <= k:
+                    for vector, name, product in chunk.products(own):
+                        result[vector, self.columns[name]] += product.flatten()
+                    continue
+                for name, part in chunk.parts():
+                    for some in _groups(block.shape[1]):
+                        sums = part.combined(own[:, :, some])
+                        columns = result[some, self.columns[name]]
+                        columns += sums.reshape(columns.shape)
+        return result.T.contiguous()
+
+    @override
+    def squared_row_norms(self) -> Float[Tensor, " row"]:
+        k = self.problem.num_outputs
+        result = torch.zeros(
+            self.shape[0] // k, k, dtype=self.dtype, device=self.device
+        )
+        for batch in self._chunks():
+            rows = result[batch.start : batch.start + batch.size]
+            with self._engine.open(batch) as chunk:
+                for _, part in _merged(chunk.parts()):
+                    rows += part.squared_norms()
+        return result.flatten()
+
+    @override
+    def squared_column_norms(self) -> Float[Tensor, " column"]:
+        result = torch.zeros(self._num_columns, dtype=self.dtype, device=self.device)
+        for batch in self._chunks():
+            with self._engine.open(batch) as chunk:
+                for name, part in _merged(chunk.parts()):
+                    result[self.columns[name]] += part.squared_sums().flatten()
+        return result
+
+    def write(
+        self,
+        run: Run,
+        *,
+        name: str = "parameter_jacobian",
+        memory: str | int | None = None,
+    ) -> StoredRows:
+        """Write J into a run, some rows at a time; what is there is not redone.
+
+        Args:
+            run: A run that is open for writing.
+            name: The array's name.
+            memory: Budget for the rows in memory; half of what is free if None.
+
+        Returns:
+            The same matrix, read from disk.
+
+        Raises:
+            ValueError: If the k rows of one sample do not fit the budget.
+            OSError: If the disk is too small; before work starts where that is known.
+
+        Cost:
+            One pass over the data for the missing tiles; n·k·P numbers on disk.
+        """
+        array = self._array(run, name, resolve(memory))
+        missing = {index[0] for index in array.missing()}
+        run.require_space(len(missing) * array.tile_bytes)
+        k = self.problem.num_outputs
+        tile = array.tile_shape[0] // k
+        shape = (tile, k, self._num_columns)
+        buffer = writable_empty(shape, dtype=self.dtype, device=self.device)
+        for batch in self._chunks(tile, boundary=tile):
+            if batch.start // tile not in missing:
+                continue
+            first = batch.start % tile
+            stop = first + batch.size
+            self._engine.fill(batch, self._by_name(buffer[first:stop]))
+            if stop == tile or batch.start + batch.size == self.problem.num_samples:
+                block = buffer[:stop].flatten(0, 1).cpu().numpy()
+                array.write((batch.start // tile, 0), block)
+        return StoredRows(array)
+
+    def _array(self, run: Run, name: str, budget: int) -> TiledArray:
+        k, itemsize = self.problem.num_outputs, self.dtype.itemsize
+        if name in run.array_names:
+            samples = run.open_array(name).tile_shape[0] // k
+        else:
+            fitting = rows_within(budget, 2 * k * self._num_columns * itemsize)
+            samples = min(fitting, self._rows_at_once())
+        output = self.problem.output
+        attributes: dict[str, Any] = {
+            "output": "callable" if callable(output) else output,
+            "parameters": {n: list(p.shape) for n, p in self.problem.params.items()},
+            **self.problem.fingerprint(),
+        }
+        return run.array(
+            name,
+            shape=self.shape,
+            dtype=str(self.dtype).removeprefix("torch."),
+            tile_shape=(samples * k, self._num_columns),
+            attributes=attributes,
+        )
+
+    def _rows_at_once(self) -> int:
+        """Return the samples whose rows together take some tens of MiB."""
+        row_bytes = self.problem.num_outputs * self._num_columns * self.dtype.itemsize
+        return max(1, min(self._engine.chunk_size, _ROW_BYTES // row_bytes))
+
+    def _chunks(
+        self, size: int | None = None, *, boundary: int | None = None
+    ) -> Iterator[Batch]:
+        """Return the chunks of one pass.
+
+        Returns:
+            Batches of samples, in order.
+
+        Raises:
+            DataChangedError: If the model is not what it was.
+        """
+        self._require_same_model()
+        most = size or self._engine.chunk_size
+        return progress(
+            self._engine.chunks(size, boundary=boundary),
+            label="Jacobian",
+            total=-(-self.problem.num_samples // most),
+        )
+
+    def _by_name(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return views (sample, output, *parameter) of (sample, output, column)."""
+        return {
+            name: rows[:, :, columns].unflatten(2, self.problem.params[name].shape)
+            if self.problem.params[name].ndim
+            else rows[:, :, columns.start]
+            for name, columns in self.columns.items()
+        }
+
+    def _require_same_model(self) -> None:
+        """Raise if the model is not what it was when the operator was made.
+
+        Raises:
+            DataChangedError: If its weights, buffers or mode differ.
+        """
+        if self._model_state() != self._state:
+            raise DataChangedError(
+                "the model must stay as it is while its Jacobian is in use; its "
+                "weights, buffers or mode have changed since the ParameterJacobian "
+                "was made. Make a new one after every training step."
+            )
+
+    def _model_state(self) -> tuple[str, list[bool]]:
+        model = self.problem.model
+        return state_digest(model), [module.training for module in model.modules()]
+
+
+def _groups(num_vectors: int) -> Iterator[slice]:
+    """Yield slices of vectors that are multiplied together."""
+    for first in range(0, num_vectors, _VECTORS_AT_ONCE):
+        yield slice(first, first + _VECTORS_AT_ONCE)
+
+
+def _merged(
+    parts: Iterable[tuple[str, PerSample]],
+) -> Iterator[tuple[str, PerSample]]:
+    """Yield one part per parameter: squares of sums are no sums of squares."""
+    waiting: dict[str, PerSample] = {}
+    for name, part in parts:
+        before = waiting.get(name)
+        together = part if before is None else Plain(before.tensor() + part.tensor())
+        waiting[name] = together
+    yield from waiting.items()

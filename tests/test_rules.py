@@ -1,0 +1,378 @@
+"""The rule of every kind of layer against a loop of plain backward passes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_parameter_jacobian import assert_close, assert_same, loop_jacobian
+from torch import Tensor, nn
+
+import eigenscope as es
+from eigenscope.jacobian import (
+    Convolved,
+    Outer,
+    ParameterEngine,
+    PerSample,
+    Plain,
+    Scattered,
+)
+
+Shape = tuple[int, ...]
+
+
+class SelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def _conv(kind: type[nn.Module], **options: Any) -> nn.Module:
+    return kind(4, 6, 3, **options)
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "linear": (lambda: nn.Linear(4, 3), (4,)),
+    "linear without bias": (lambda: nn.Linear(4, 3, bias=False), (4,)),
+    "linear on sequences": (lambda: nn.Linear(4, 3), (5, 4)),
+    "linear on grids": (lambda: nn.Linear(4, 3), (2, 3, 4)),
+    "conv1d": (lambda: _conv(nn.Conv1d, padding=1), (4, 7)),
+    "conv2d": (lambda: _conv(nn.Conv2d), (4, 6, 5)),
+    "conv2d on large images": (lambda: _conv(nn.Conv2d, padding=1), (4, 16, 15)),
+    "dilated conv2d on large images": (
+        lambda: _conv(nn.Conv2d, padding=2, dilation=(2, 3)),
+        (4, 18, 19),
+    ),
+    "wide steps on large images": (
+        lambda: _conv(nn.Conv2d, padding=1, stride=(1, 2)),
+        (4, 20, 31),
+    ),
+    "long steps on large images": (
+        lambda: _conv(nn.Conv2d, padding=1, stride=(2, 1)),
+        (4, 31, 20),
+    ),
+    "strided": (lambda: _conv(nn.Conv2d, stride=(2, 3), padding=(1, 2)), (4, 8, 7)),
+    "dilated": (lambda: _conv(nn.Conv2d, dilation=(2, 1), padding=2), (4, 6, 7)),
+    "grouped": (lambda: _conv(nn.Conv2d, groups=2, padding=1), (4, 5, 5)),
+    "depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4), (4, 5, 5)),
+    "padding same": (
+        lambda: nn.Conv2d(4, 6, (4, 3), padding="same", dilation=(1, 2)),
+        (4, 6, 7),
+    ),
+    "padding valid": (lambda: _conv(nn.Conv2d, padding="valid"), (4, 5, 5)),
+    "reflecting": (
+        lambda: _conv(nn.Conv2d, padding=1, padding_mode="reflect"),
+        (4, 5, 5),
+    ),
+    "circular": (
+        lambda: _conv(nn.Conv1d, padding=1, padding_mode="circular"),
+        (4, 5),
+    ),
+    "conv3d": (lambda: _conv(nn.Conv3d, padding=1, stride=(1, 2, 1)), (4, 4, 5, 3)),
+    "transposed conv1d": (lambda: _conv(nn.ConvTranspose1d, stride=2), (4, 5)),
+    "transposed conv2d": (
+        lambda: _conv(
+            nn.ConvTranspose2d, stride=2, padding=1, output_padding=1, dilation=2
+        ),
+        (4, 4, 3),
+    ),
+    "grouped transposed": (
+        lambda: _conv(nn.ConvTranspose2d, groups=2, padding=1),
+        (4, 4, 4),
+    ),
+    "transposed conv3d": (lambda: _conv(nn.ConvTranspose3d), (4, 3, 2, 2)),
+    "batch norm": (lambda: nn.BatchNorm1d(4), (4,)),
+    "batch norm on sequences": (lambda: nn.BatchNorm1d(4), (4, 5)),
+    "batch norm on images": (lambda: nn.BatchNorm2d(4), (4, 3, 3)),
+    "batch norm on volumes": (lambda: nn.BatchNorm3d(4), (4, 2, 2, 3)),
+    "layer norm": (lambda: nn.LayerNorm(4), (3, 4)),
+    "layer norm over two axes": (lambda: nn.LayerNorm([3, 4]), (2, 3, 4)),
+    "layer norm without bias": (lambda: nn.LayerNorm(4, bias=False), (4,)),
+    "group norm": (lambda: nn.GroupNorm(2, 4), (4, 3, 3)),
+    "instance norm": (lambda: nn.InstanceNorm2d(4, affine=True), (4, 3, 3)),
+    "instance norm with statistics": (
+        lambda: nn.InstanceNorm1d(4, affine=True, track_running_stats=True),
+        (4, 5),
+    ),
+    "RMS norm": (lambda: nn.RMSNorm([3, 4]), (2, 3, 4)),
+    "PReLU": (nn.PReLU, (4, 3)),
+    "PReLU per channel": (lambda: nn.PReLU(4), (4, 3, 2)),
+    "PReLU per feature": (lambda: nn.PReLU(4), (4,)),
+    "attention": (SelfAttention, (3, 4)),
+}
+
+
+def build(name: str) -> tuple[nn.Module, Tensor]:
+    """Return the layer between two others, so that cotangents are of every kind."""
+    make, shape = LAYERS[name]
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(5)
+        x = torch.randn(4, *shape, dtype=torch.float64)
+        layer = make().double()
+        for tensor in [*layer.parameters(), *layer.buffers()]:
+            if tensor.is_floating_point():
+                tensor.data.uniform_(0.5, 1.5)
+        layer.eval()
+        size = layer(x).flatten(1).shape[1]
+        head = nn.Linear(size, 3).double()
+    return nn.Sequential(layer, nn.Tanh(), nn.Flatten(), head), x
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_rule_is_the_gradient(name):
+    model, x = build(name)
+    engine = ParameterEngine(es.Problem(model, x))
+    assert {served.path for served in engine.coverage.values()} == {"rules"}
+    assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding_idx": 2},
+        {"padding_idx": -1},
+        {"mode": "sum"},
+        {"mode": "mean", "padding_idx": 2},
+    ],
+    ids=str,
+)
+def test_the_rules_of_tables_are_the_gradient(options):
+    kind = nn.EmbeddingBag if "mode" in options else nn.Embedding
+    table = kind(5, 3, **options)
+    nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(table, nn.Flatten()).double()
+    ids = torch.tensor([[0, 2, 2], [4, 1, 2], [3, 3, 4], [2, 2, 2]])
+    engine = ParameterEngine(es.Problem(model, ids))
+    assert engine.coverage["0.weight"].path == "rules"
+    assert_same(es.parameter_jacobian(model, ids), loop_jacobian(model, ids))
+
+
+@pytest.mark.parametrize(
+    "options", [{"mode": "max"}, {"mode": "sum", "scale_grad_by_freq": True}], ids=str
+)
+def test_tables_without_rule_are_left_to_autograd(options):
+    model = nn.EmbeddingBag(5, 3, **options).double()
+    ids = torch.tensor([[0, 2, 2], [4, 1, 2], [3, 3, 4]])
+    engine = ParameterEngine(es.Problem(model, ids))
+    assert engine.coverage["weight"].path == "loop"
+    assert_same(es.parameter_jacobian(model, ids), loop_jacobian(model, ids))
+
+
+class _Products(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+        self.bias = nn.Parameter(torch.randn(3))
+        self.last = nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.addmm(self.bias, x.flatten(0, 1), self.weight).tanh()
+        return torch.mm(h, self.last).unflatten(0, (-1, x.shape[1])).sum(1)
+
+
+def test_matrix_products_with_raw_parameters_have_rules():
+    torch.default_generator.manual_seed(0)
+    model, x = _Products().double(), torch.randn(4, 2, 4, dtype=torch.float64)
+    engine = ParameterEngine(es.Problem(model, x))
+    assert {served.path for served in engine.coverage.values()} == {"rules"}
+    assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))
+
+
+class Scale(nn.Module):
+    """Has no rule of its own unless a test registers one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor([2.0, 3.0, 4.0, 5.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("nd,d->nd", x, self.factor.exp())
+
+
+def scale_rule(module: Any, inputs: tuple[Any, ...], g: Tensor) -> dict[str, Tensor]:
+    return {"factor": g * inputs[0] * module.factor.exp()}
+
+
+@pytest.fixture
+def registered():
+    yield lambda rule: es.register_rule(Scale, rule)
+    es.register_rule(Scale, None)
+
+
+def scale_model() -> nn.Sequential:
+    torch.default_generator.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), Scale(), nn.Linear(4, 3)).double()
+
+
+def test_a_registered_rule_serves_its_module(registered):
+    model, x = scale_model(), torch.randn(5, 4, dtype=torch.float64)
+    expected = loop_jacobian(model, x)
+    without = ParameterEngine(es.Problem(model, x)).coverage["1.factor"]
+    assert without.path == "vmap"
+    registered(scale_rule)
+    served = ParameterEngine(es.Problem(model, x)).coverage["1.factor"]
+    assert (served.path, served.reason) == ("rules", "rule for Scale")
+    assert_same(es.parameter_jacobian(model, x), expected)
+
+
+def test_a_registered_rule_sees_the_forward_inside_the_users_hooks(registered):
+    model, x = scale_model(), torch.randn(5, 4, dtype=torch.float64)
+    model[1].register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+    model[1].register_forward_hook(lambda _, __, output: output.square())
+    registered(scale_rule)
+    engine = ParameterEngine(es.Problem(model, x))
+    assert engine.coverage["1.factor"].path == "rules"
+    assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))
+
+
+def test_a_wrong_rule_is_found_out_and_not_used(registered):
+    model, x = scale_model(), torch.randn(5, 4, dtype=torch.float64)
+    registered(lambda _, inputs, g: {"factor": g * inputs[0]})
+    served = ParameterEngine(es.Problem(model, x)).coverage["1.factor"]
+    assert (served.path, served.reason) == ("vmap", "the rule disagrees with autograd")
+    assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))
+
+
+class Halves(nn.Module):
+    """A module that leaves half of its work on itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor([2.0, 3.0, 4.0, 5.0]))
+        self.aside: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.aside = x * self.factor
+        return self.aside.square()
+
+
+class UsesHalves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.halves = Halves()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.halves(x)
+        # Nothing of it shows in the first samples.
+        return y + self.halves.aside * (x[:, :1] > 0)
+
+
+def test_a_rule_is_not_used_where_its_module_leaves_work_aside():
+    def rule(module: Any, inputs: tuple[Any, ...], g: Tensor) -> dict[str, Tensor]:
+        return {"factor": 2 * g * inputs[0].square() * module.factor}
+
+    x = torch.randn(5, 4, dtype=torch.float64).abs()
+    x[:2] *= -1
+    model = UsesHalves().double()
+    es.register_rule(Halves, rule)
+    try:
+        assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))
+    finally:
+        es.register_rule(Halves, None)
+
+
+@pytest.mark.message
+def test_a_rule_that_forgets_a_parameter_is_refused(registered):
+    registered(lambda *_: {})
+    x = torch.randn(5, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"must return .* for 'factor'.*nothing"):
+        es.parameter_jacobian(scale_model(), x)
+
+
+@pytest.mark.message
+def test_rules_are_registered_for_types_of_modules():
+    with pytest.raises(TypeError, match=r"must be a subclass of torch\.nn\.Module"):
+        es.register_rule(nn.Linear(2, 2), None)  # type: ignore[arg-type]
+
+
+def _outer(shared: str) -> Outer:
+    draw = torch.Generator().manual_seed(2)
+    outputs = {"left": (1, 3), "right": (3, 1)}[shared]
+    left = torch.randn(4, outputs[0], 2, 5, 3, generator=draw, dtype=torch.float64)
+    right = torch.randn(4, outputs[1], 2, 5, 2, generator=draw, dtype=torch.float64)
+    return Outer(left, right, (6, 2))
+
+
+def _convolved() -> Convolved:
+    torch.default_generator.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(588, 3)).double()
+    x = torch.randn(4, 2, 16, 16, dtype=torch.float64)
+    engine = ParameterEngine(es.Problem(model, x))
+    with engine.open(next(engine.chunks())) as chunk:
+        (part,) = [part for name, part in chunk.parts() if name == "0.weight"]
+    assert isinstance(part, Convolved)
+    return part
+
+
+def _scattered() -> Scattered:
+    draw = torch.Generator().manual_seed(2)
+    indices = torch.randint(0, 5, (4, 6), generator=draw)
+    values = torch.randn(4, 3, 6, 2, generator=draw, dtype=torch.float64)
+    return Scattered(indices, values, 5)
+
+
+def _plain() -> Plain:
+    draw = torch.Generator().manual_seed(2)
+    return Plain(torch.randn(4, 3, 5, 2, generator=draw, dtype=torch.float64))
+
+
+PARTS: dict[str, Callable[[], PerSample]] = {
+    "plain": _plain,
+    "outer with a shared left": lambda: _outer("left"),
+    "outer with a shared right": lambda: _outer("right"),
+    "convolved": _convolved,
+    "scattered": _scattered,
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_give_the_same_products_and_norms_as_their_tensor(name):
+    part = PARTS[name]()
+    dense = part.tensor()
+    assert part.shape == tuple(dense.shape)
+    draw = torch.Generator().manual_seed(1)
+    vectors = torch.randn(7, *dense.shape[2:], generator=draw, dtype=torch.float64)
+    weights = torch.randn(*dense.shape[:2], 7, generator=draw, dtype=torch.float64)
+    flat = dense.flatten(2)
+    rows = vectors.flatten(1)
+    expected = torch.einsum("nkp,mp->nkm", flat, rows)
+    assert_close(part.times(vectors), expected)
+    expected = torch.einsum("nkp,nkm->mp", flat, weights).view_as(vectors)
+    assert_close(part.combined(weights), expected)
+    squares = dense.square()
+    assert_close(part.squared_norms(), squares.flatten(2).sum(2))
+    assert_close(part.squared_sums(), squares.sum((0, 1)))
+
+
+@pytest.mark.parametrize("strided", [True, False])
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_write_and_add_into_any_strides(name, strided):
+    part = PARTS[name]()
+    dense = part.tensor()
+    n, k = dense.shape[:2]
+    size = dense[0, 0].numel()
+    memory = torch.full((n, k, 2 * size if strided else size), torch.nan).double()
+    out = memory[:, :, :size].unflatten(2, dense.shape[2:])
+    part.write(out, add=False)
+    assert_close(out, dense)
+    part.write(out, add=True)
+    assert_close(out, 2 * dense)
+
+
+def test_norms_of_short_sequences_need_no_gradients():
+    """Both ways of the squared norm: by Gram matrices of positions, or by entries."""
+    for positions in (1, 2, 50):
+        draw = torch.Generator().manual_seed(positions)
+        shape = (3, 2, 1, positions, 6)
+        left = torch.randn(*shape, generator=draw, dtype=torch.float64)
+        right = torch.randn(3, 1, *shape[2:], generator=draw, dtype=torch.float64)
+        part = Outer(left, right, (6, 6))
+        expected = part.tensor().square().sum((2, 3))
+        assert_close(part.squared_norms(), expected)
+        expected = part.tensor().square().sum((0, 1))
+        assert_close(part.squared_sums(), expected)
