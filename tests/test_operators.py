@@ -117,6 +117,7 @@ def test_the_diagonal_is_that_of_the_matrix(subject):
 def test_a_gram_matrix_is_symmetric_to_the_bit(subject):
     dense = subject.operator.dense()
     assert torch.equal(dense, dense.T)
+    assert subject.operator.T is subject.operator
 
 
 @every_jacobian
