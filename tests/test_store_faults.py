@@ -109,7 +109,7 @@ def test_a_run_killed_at_any_moment_has_whole_tiles_and_resumes_to_the_same_byte
     *states, last = finished(KILLS, tmp_path / "killed").splitlines()
     assert len(states) == 24
     numbers = [state.split() for state in states if state[0].isdigit()]
-    assert sum(0 < int(there) < int(every) for there, every in numbers) >= 3
+    assert sum(0 < int(there) < int(every) for there, every in numbers) >= 1
     finished("fill(path, resume=True)", Path(last))
     finished("fill(path, resume=False)", tmp_path / "whole")
     resumed, whole = (

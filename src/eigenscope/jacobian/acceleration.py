@@ -78,16 +78,33 @@ def accelerate(
             original = copy.deepcopy(model).requires_grad_(requires_grad=False)
             original = original.to("cpu", torch.float64)
             found = _proven(original, inputs, entry)
+            if found is None:
+                return None
+            module = found.module.to(device, dtype)
+            if found.channels_last:
+                module = module.to(memory_format=torch.channels_last)
+            if not _runs_alike(model, module, inputs, entry):
+                return None
         except Exception:  # the user's forward runs with proxies and in another dtype
             return None
-    if found is None:
-        return None
-    module = found.module.to(device, dtype)
-    if found.channels_last:
-        module = module.to(memory_format=torch.channels_last)
     return Acceleration(
         module, num_folded=found.num_folded, channels_last=found.channels_last
     )
+
+
+def _runs_alike(
+    model: nn.Module, module: nn.Module, inputs: ModelInputs, entry: str | None
+) -> bool:
+    """Return whether the copy runs in the model's own dtype and gives its output.
+
+    Tracing writes the dtype of the proof, where a forward asks for it, into the copy.
+    """
+    leaf = differentiable_copy(leaf_of(inputs, entry))
+    found = call_model(module, with_leaf(inputs, entry, leaf))
+    vector_jacobian_product(found, leaf, torch.ones_like(found), keep_graph=False)
+    expected = call_model(model, with_leaf(inputs, entry, leaf)).detach()
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())
+    return bool((found.detach() - expected).abs().max() <= tolerance)
 
 
 def _proven(

@@ -103,8 +103,30 @@ def require_independent_samples(
                     f"of sample {other}. Is axis 0 the sample axis, and is the model "
                     "in eval mode?"
                 )
+    _require_alone(problem, inputs, entry, outputs.detach())
     if not depends:
         _require_change(problem, inputs, entry, outputs)
+
+
+def _require_alone(
+    problem: Problem, inputs: ModelInputs, entry: str | None, outputs: Tensor
+) -> None:
+    """Find mixing that carries no gradient, as through detached statistics.
+
+    Raises:
+        ValueError: If the first sample's output changes with the others' inputs.
+    """
+    with torch.no_grad():
+        moved = leaf_of(inputs, entry).clone()
+        moved[1:] = 1 - 3 * moved[1:]
+        other = _outputs(problem, with_leaf(inputs, entry, moved))
+    tolerance = torch.finfo(outputs.dtype).eps ** 0.5 * float(outputs[0].abs().max())
+    if bool((other[0] - outputs[0]).abs().max() > tolerance):
+        raise ValueError(
+            "per-sample derivatives need every sample to be independent of the others; "
+            "the output of sample 0 changes with the inputs of the samples beside it. "
+            "Look for statistics over axis 0 in forward."
+        )
 
 
 def _outputs(problem: Problem, inputs: ModelInputs) -> Tensor:

@@ -205,7 +205,9 @@ class InputJacobianEngine:
             watching(self._module, self.settings.bottleneck) as last,
         ):
             leaf, inputs = self._leaf(batch)
-            yield leaf, call_model(self._module, inputs), last
+            raw = call_model(self._module, inputs)
+            # a branch of the user's may take another way out for these samples
+            yield leaf, raw, last if last and last.gave(raw) else None
 
     def _leaf(self, batch: Batch) -> tuple[Tensor, ModelInputs]:
         """Return the tensor that is differentiated, and the inputs with it."""

@@ -66,6 +66,8 @@ def write_gram(
         tile_shape=(tile, tile),
         attributes={
             "side": side,
+            "layout": jacobian.layout,
+            **source.identity(),
             FACTOR_DTYPE: str(jacobian.dtype).removeprefix("torch."),
         },
     )

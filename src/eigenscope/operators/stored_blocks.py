@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from eigenscope._types import OutputName, OutputSpec
+from eigenscope._types import JsonValue, OutputName, OutputSpec
 from eigenscope.jacobian import transform_rows
 from eigenscope.operators.sample_blocks import SampleBlock, SampleBlocks
 from eigenscope.store import TiledArray
@@ -34,7 +34,7 @@ class StoredBlocks(SampleBlocks):
         self, array: TiledArray, raw_array: TiledArray, *, output: OutputSpec | None
     ) -> None:
         stored = str(array.attributes["output"])
-        if isinstance(output, str) and stored == "callable":
+        if isinstance(output, str) and stored.startswith("callable"):
             raise ValueError(
                 f"the array {array.name!r} must hold the Jacobians of logits for "
                 f"output={output!r}; it holds those of a callable. Leave the output "
@@ -50,6 +50,14 @@ class StoredBlocks(SampleBlocks):
         self.device = torch.device("cpu")
         self.sample_shape = tuple(cast("list[int]", array.attributes["sample_shape"]))
         self.columns = range(self.num_outputs)
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return what tells these Jacobians from all others: output, model and data."""
+        known = ("output", "data", "weights")
+        stored = {key: self.array.attributes.get(key) for key in known}
+        if self._transform is not None:
+            stored["output"] = self._transform
+        return {"jacobian": self.array.name, **stored}
 
     @override
     def blocks(self) -> Iterator[tuple[int, SampleBlock]]:
