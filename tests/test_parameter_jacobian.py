@@ -106,6 +106,15 @@ def test_any_chunking_gives_the_same(name, chunk_size):
         ("language model", {"rules"}),
         ("squared", {"rules"}),
         ("weight norm", {"rules"}),
+        ("elementwise", {"rules"}),
+        ("dictionary", {"rules"}),
+        ("embedding bag", {"rules"}),
+        ("twice", {"rules"}),
+        ("stash", {"rules"}),
+        ("custom", {"rules"}),
+        ("cross attention", {"rules"}),
+        ("attention with extras", {"rules"}),
+        ("class token by repeat", {"rules"}),
         ("windows", {"rules"}),
         ("checkpointed", {"rules"}),
         ("raw use", {"rules", "vmap"}),
@@ -250,6 +259,53 @@ def test_rows_that_data_move_are_traced_in_every_chunk():
     assert {served.path for served in engine.coverage.values()} == {"loop"}
 
 
+class Hidden(nn.Module):
+    """Keeps a second reference to its parameter where no module looks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+        self.aside = [self.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("nd,de->ne", x, self.aside[0]).tanh()
+
+
+def test_hidden_references_to_parameters_are_differentiated_all_the_same():
+    torch.default_generator.manual_seed(0)
+    model, x = Hidden(), torch.randn(4, 4, dtype=torch.float64)
+    model.weight.data = model.weight.data.double()
+    assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))
+
+
+class Counts(nn.Module):
+    """Counts its calls and draws numbers that it does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += torch.rand(()) + 1
+        return self.layer(x)
+
+
+def test_buffers_and_random_states_that_passes_change_are_given_back():
+    model, x = Counts(), torch.randn(4, 4)
+    state = torch.get_rng_state()
+    es.parameter_jacobian(model, x)
+    assert model.calls == 0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.message
+def test_models_that_mix_samples_ever_so_little_are_refused():
+    torch.default_generator.manual_seed(0)
+    with pytest.raises(ValueError, match="depends on other samples of its batch"):
+        es.parameter_jacobian(Mixes(lambda h: h + 1e-6 * h.flip(0)), torch.randn(3, 4))
+
+
 class Mixes(nn.Module):
     def __init__(self, function: Function) -> None:
         super().__init__()
@@ -287,6 +343,30 @@ def test_models_that_mix_samples_are_refused(function, tokens):
         inputs = inputs if tokens else torch.tensor([[-3.0] * 4, [1.0] * 4])
     with pytest.raises(ValueError, match="depends on other samples of its batch"):
         es.parameter_jacobian(model, inputs)
+
+
+class Overwrites(nn.Module):
+    """Changes a layer's input once the layer is done, if it holds large entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.clone()
+        y = self.layer(h)
+        return y + (h.mul_(2) if (x > 5).any() else h)
+
+
+def test_inputs_of_layers_that_are_overwritten_are_refused_as_autograd_does():
+    model, x = Overwrites(), torch.randn(4, 4)
+    assert es.parameter_jacobian(model, x)
+    x[-1] = 6
+    y = model(x).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(y, model.layer.weight)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        fill(ParameterEngine(es.Problem(model, x)), 2)
 
 
 @pytest.mark.message

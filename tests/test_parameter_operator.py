@@ -154,6 +154,18 @@ def test_a_second_write_computes_only_what_is_missing(tmp_path, monkeypatch):
         assert counted == [0, 2, 2, 4]
 
 
+def test_a_run_resumes_with_other_chunks(tmp_path, monkeypatch):
+    """Tiles stay what they were: four samples each, now computed three at a time."""
+    model, inputs = zoo.build("vgg")
+    first = ParameterJacobian(es.Problem(model, inputs, batch_size=4))
+    again = ParameterJacobian(es.Problem(model, inputs, batch_size=3))
+    with run_at(tmp_path / "run") as run:
+        monkeypatch.setattr(type(again), "_rows_at_once", lambda _: 4)
+        stored = again.write(run)
+        assert stored.array.tile_shape[0] == 4 * 3
+        assert_close(stored.dense(), first.dense())
+
+
 def test_tiles_hold_the_samples_that_the_budget_allows(tmp_path):
     jacobian, matrix = build("vgg")
     row_bytes = matrix.shape[1] * jacobian.problem.num_outputs * 8

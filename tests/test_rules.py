@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from parameter_zoo import Lambda
 from test_parameter_jacobian import assert_close, assert_same, loop_jacobian
 from torch import Tensor, nn
 
@@ -153,13 +154,19 @@ def test_the_rules_of_tables_are_the_gradient(options):
 
 
 @pytest.mark.parametrize(
-    "options", [{"mode": "max"}, {"mode": "sum", "scale_grad_by_freq": True}], ids=str
+    "options",
+    [{"mode": "max"}, {"mode": "sum", "scale_grad_by_freq": True}, {}],
+    ids=str,
 )
 def test_tables_without_rule_are_left_to_autograd(options):
-    model = nn.EmbeddingBag(5, 3, **options).double()
-    ids = torch.tensor([[0, 2, 2], [4, 1, 2], [3, 3, 4]])
+    """The first samples have no index twice: there even a scaled gradient is right."""
+    model: nn.Module = nn.Embedding(5, 3, scale_grad_by_freq=True)
+    if options:
+        model = nn.EmbeddingBag(5, 3, **options)
+    model.double()
+    ids = torch.tensor([[0, 1], [2, 3], [4, 4], [4, 1]])
     engine = ParameterEngine(es.Problem(model, ids))
-    assert engine.coverage["weight"].path == "loop"
+    assert engine.coverage["weight"].path in {"vmap", "loop"}
     assert_same(es.parameter_jacobian(model, ids), loop_jacobian(model, ids))
 
 
@@ -218,6 +225,7 @@ def test_a_registered_rule_serves_its_module(registered):
     served = ParameterEngine(es.Problem(model, x)).coverage["1.factor"]
     assert (served.path, served.reason) == ("rules", "rule for Scale")
     assert_same(es.parameter_jacobian(model, x), expected)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_a_registered_rule_sees_the_forward_inside_the_users_hooks(registered):
@@ -235,6 +243,16 @@ def test_a_wrong_rule_is_found_out_and_not_used(registered):
     registered(lambda _, inputs, g: {"factor": g * inputs[0]})
     served = ParameterEngine(es.Problem(model, x)).coverage["1.factor"]
     assert (served.path, served.reason) == ("vmap", "the rule disagrees with autograd")
+    assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))
+
+
+def test_a_registered_rule_is_not_used_where_samples_are_not_on_axis_0(registered):
+    fold = Lambda(lambda x: x.transpose(0, 1).reshape(-1, 4))
+    unfold = Lambda(lambda x: x.reshape(3, -1, 4).sum(0))
+    model = nn.Sequential(fold, Scale(), unfold).double()
+    x = torch.randn(5, 3, 4, dtype=torch.float64)
+    registered(scale_rule)
+    assert ParameterEngine(es.Problem(model, x)).coverage["1.factor"].path == "vmap"
     assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))
 
 

@@ -27,8 +27,8 @@ class ChannelNorm(Rule):
     def take(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
     ) -> Use | None:
-        use = _norm_use(self._function, args, kwargs)
-        return None if output.ndim < 2 or use.options.get("training") else use
+        del output  # one that normalizes by the batch mixes samples: refused elsewhere
+        return _norm_use(self._function, args, kwargs)
 
     @override
     def gradients(
