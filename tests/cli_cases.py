@@ -145,6 +145,12 @@ def called(
     )
 
 
+def files_of(path: Path) -> list[Path]:
+    """Everything that a run has computed so far."""
+    tiles = [file for file in path.glob("arrays.zarr/*/c/**/*") if file.is_file()]
+    return [*tiles, *path.glob("results/*.npz")]
+
+
 def numbers_of(path: Path) -> dict[str, bytes]:
     """Every tile of a run and every spectrum, bit for bit; and its results."""
     arrays = path / "arrays.zarr"

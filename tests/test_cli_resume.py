@@ -1,9 +1,6 @@
-import multiprocessing
 import os
-import random
 import re
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +9,8 @@ import torch
 from cli_cases import (
     MODULE,
     OWN,
-    TILED,
     as_json,
+    called,
     enter_folder,
     failed,
     mine,
@@ -21,7 +18,6 @@ from cli_cases import (
 )
 
 from eigenscope import zoo
-from eigenscope.cli import main
 from eigenscope.cli.arguments import arguments_of
 from eigenscope.cli.options import parse
 from eigenscope.store import Run
@@ -145,51 +141,14 @@ def test_a_run_that_is_being_written_cannot_be_resumed(capsys):
     assert f"being written by process {os.getpid()}" in message
 
 
-def in_child(words: list[str]) -> Any:
-    """Fork a child from a process that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=main, args=(words,), daemon=True)
-    process.start()
-    return process
-
-
-def finish(words: list[str]) -> None:
-    process = in_child(words)
-    process.join(60)
-    assert process.exitcode == 0
-
-
-def kill(words: list[str], out: Path, *, num_files: int, seconds: float) -> None:
-    """Kill a verb once so many files are there and some time has passed."""
-    process = in_child(words)
-    while process.exitcode is None and len(files_of(out)) < num_files:
-        process.join(0.001)
-    process.join(seconds)
-    assert process.exitcode is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-
-
-def files_of(out: Path) -> list[Path]:
-    tiles = [path for path in out.glob("arrays.zarr/*/c/**/*") if path.is_file()]
-    return [*tiles, *out.glob("results/*.npz")]
-
-
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_goes_on_to_the_same_bits():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["eigenscope.cli.jacobian"])
-    finish([*TILED, "--out", "whole"])
-    total, truth = len(files_of(Path("whole"))), numbers_of(Path("whole"))
-    assert total > 24
-    chance = random.Random(0)
-    for attempt in range(3):
-        out = Path(f"killed-{attempt}")
-        words = [*TILED, "--out", str(out)]
-        for num_files in sorted(chance.sample(range(total), 3)):
-            kill(words, out, num_files=num_files, seconds=0.02 * chance.random())
-            if (out / "manifest.json").exists():
-                words = ["jacobian", "--resume", "--out", str(out)]
-        finish(words)
-        assert Run.open(out).is_complete
-        assert numbers_of(out) == truth
+    outs = [f"killed-{number}" for number in range(2)]
+    script = str(Path(__file__).with_name("killed_cli.py"))
+    done = called("whole", *outs, program=[script])
+    assert done.returncode == 0, done.stderr
+    truth = numbers_of(Path("whole"))
+    for out in outs:
+        assert Run.open(Path(out)).is_complete
+        assert Run.open(Path(out)).manifest.resumes
+        assert numbers_of(Path(out)) == truth
