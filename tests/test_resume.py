@@ -77,8 +77,8 @@ def test_a_run_killed_again_and_again_resumes_to_the_same_bits(
 ):
     work(tmp_path / "whole", side, layout)
     path = tmp_path / "killed"
-    for _ in range(5):
-        run_and_kill(path, side, layout, 2)
+    codes = [run_and_kill(path, side, layout, 2) for _ in range(5)]
+    assert set(codes) == {-signal.SIGKILL}
     work(path, side, layout)
     assert tiles_of(path) == tiles_of(tmp_path / "whole")
 
