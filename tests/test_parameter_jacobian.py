@@ -1,64 +1,16 @@
-"""Parameter Jacobians and per-sample gradients against a loop of backward passes."""
+"""Parameter Jacobians against a loop of plain backward passes."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import parameter_zoo as zoo
 import pytest
 import torch
+from parameter_oracles import assert_close, assert_same, data_of, loop_jacobian
 from torch import Tensor, nn
-from torch.nn import functional
 
 import eigenscope as es
 from eigenscope.jacobian import ParameterEngine
-
-Function = Callable[[Tensor], Tensor]
-
-
-def loop_jacobian(
-    model: nn.Module, inputs: Any, output: Function = lambda raw: raw
-) -> dict[str, Tensor]:
-    """One plain backward pass for every sample and output."""
-    names, leaves = zip(*model.named_parameters(), strict=True)
-    required = [leaf.requires_grad for leaf in leaves]
-    model.requires_grad_()
-    rows: list[list[Tensor]] = []
-    for index in range(zoo.count(inputs)):
-        one = zoo.sample(inputs, index)
-        z = output(model(**one) if isinstance(one, dict) else model(one)).flatten()
-        grads = [
-            torch.autograd.grad(
-                value,
-                leaves,
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            for value in z
-        ]
-        rows.append([torch.stack(column) for column in zip(*grads, strict=True)])
-    columns = [torch.stack(column) for column in zip(*rows, strict=True)]
-    for leaf, own in zip(leaves, required, strict=True):
-        leaf.requires_grad = own
-    return dict(zip(names, columns, strict=True))
-
-
-def assert_close(found: Tensor, expected: Tensor, name: str = "") -> None:
-    # Both sides are float64: sums of some hundred terms in different orders.
-    torch.testing.assert_close(
-        found, expected, rtol=1e-10, atol=1e-12, msg=lambda text: f"{name} {text}"
-    )
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert list(found) == [name for name in expected if name in found]
-    for name, value in found.items():
-        assert_close(value, expected[name], name)
-
-
-def data_of(inputs: Any) -> Any:
-    return [inputs] if isinstance(inputs, dict) else inputs
 
 
 def engine_of(name: str) -> ParameterEngine:
@@ -230,6 +182,16 @@ def test_half_the_outputs_at_a_time_give_the_same(monkeypatch):
     assert_same(es.parameter_jacobian(model, inputs), loop_jacobian(model, inputs))
 
 
+def test_large_activations_go_through_in_smaller_chunks():
+    def chunk_size(side: int) -> int:
+        model = nn.Sequential(nn.Conv2d(1, 8, 1), nn.AvgPool2d(side), nn.Flatten())
+        x = torch.ones(2, 1, side, side, dtype=torch.float64)
+        return ParameterEngine(es.Problem(model.double(), x)).chunk_size
+
+    assert chunk_size(8) == 128
+    assert chunk_size(256) == 2**26 // (8 * 8 * 256**2)
+
+
 def test_gradients_of_layers_whose_activations_are_dead_on_the_first_samples():
     """Layouts that the first samples cannot show are found later."""
     torch.default_generator.manual_seed(0)
@@ -299,112 +261,6 @@ def test_buffers_and_random_states_that_passes_change_are_given_back():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.message
-def test_models_that_mix_samples_ever_so_little_are_refused():
-    torch.default_generator.manual_seed(0)
-    with pytest.raises(ValueError, match="depends on other samples of its batch"):
-        es.parameter_jacobian(Mixes(lambda h: h + 1e-6 * h.flip(0)), torch.randn(3, 4))
-
-
-class Mixes(nn.Module):
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(7, 4)
-        self.layer = nn.Linear(4, 3)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x if x.is_floating_point() else self.embedding(x).sum(1)
-        return self.function(self.layer(x))
-
-
-@pytest.mark.message
-@pytest.mark.parametrize("tokens", [True, False])
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda h: h - h.mean(0),
-        lambda h: h.cumsum(0),
-        lambda h: h + 1e-3 * h.flip(0),
-        lambda h: h * (h.detach().sum() > 0),
-    ],
-    ids=["mean", "cumulative sum", "weak", "gate"],
-)
-def test_models_that_mix_samples_are_refused(function, tokens):
-    torch.default_generator.manual_seed(0)
-    model = Mixes(function)
-    inputs = torch.tensor([[1, 2], [3, 4], [5, 6]]) if tokens else torch.randn(3, 4)
-    if function(torch.tensor([[-3.0], [1.0]]))[1] == 0:  # needs samples that matter
-        with torch.no_grad():
-            model.layer.bias.zero_()
-            model.layer.weight.fill_(1)
-            model.embedding.weight.copy_(torch.arange(7.0).unsqueeze(1).expand(7, 4))
-            model.embedding.weight[1:3] *= -20
-        inputs = inputs if tokens else torch.tensor([[-3.0] * 4, [1.0] * 4])
-    with pytest.raises(ValueError, match="depends on other samples of its batch"):
-        es.parameter_jacobian(model, inputs)
-
-
-class Overwrites(nn.Module):
-    """Changes a layer's input once the layer is done, if it holds large entries."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = x.clone()
-        y = self.layer(h)
-        return y + (h.mul_(2) if (x > 5).any() else h)
-
-
-def test_inputs_of_layers_that_are_overwritten_are_refused_as_autograd_does():
-    model, x = Overwrites(), torch.randn(4, 4)
-    assert es.parameter_jacobian(model, x)
-    x[-1] = 6
-    y = model(x).sum()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.grad(y, model.layer.weight)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        fill(ParameterEngine(es.Problem(model, x)), 2)
-
-
-@pytest.mark.message
-def test_batch_norm_in_training_mode_is_refused():
-    model, inputs = zoo.build("vgg")
-    with pytest.raises(ValueError, match="BatchNorm is in training mode"):
-        es.parameter_jacobian(model.train(), inputs)
-
-
-@pytest.mark.message
-def test_patterns_that_match_nothing_are_refused():
-    model, inputs = zoo.build("twice")
-    with pytest.raises(
-        ValueError, match=r"'layer.wieght' matches none.*'layer.weight'"
-    ):
-        es.parameter_jacobian(model, inputs, params="layer.wieght")
-
-
-@pytest.mark.message
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_a_reentrant_checkpoint_is_refused():
-    torch.default_generator.manual_seed(0)
-    model = zoo.Checkpointed(reentrant=True).double()
-    with pytest.raises(ValueError, match="use_reentrant=False"):
-        es.parameter_jacobian(model, torch.randn(3, 4, dtype=torch.float64))
-
-
-@pytest.mark.message
-def test_an_overflow_names_the_sample_and_the_parameter():
-    layer = nn.Linear(2, 2)
-    nn.init.zeros_(layer.weight)
-    model = nn.Sequential(layer, zoo.Lambda(lambda x: x * 1e30))
-    x = torch.ones(4, 2)
-    x[2] = 1e20
-    with pytest.raises(ValueError, match=r"sample 2 by '0.weight' holds NaN or inf"):
-        es.parameter_jacobian(model, x)
-
-
 @pytest.mark.parametrize("name", ["vgg", "squared", "vision transformer", "raw use"])
 def test_the_result_can_be_differentiated_by_the_parameters(name):
     model, inputs = zoo.build(name)
@@ -446,120 +302,6 @@ def test_the_result_can_be_differentiated_by_the_inputs():
         slope = (above - below) / 2e-6
         # Central differences of step 1e-6 err by about 1e-8 relatively.
         torch.testing.assert_close(found[row, 2], slope, rtol=1e-5, atol=1e-6)
-
-
-CLASS_WEIGHTS = torch.tensor([1.0, 0.2, 3.0], dtype=torch.float64)
-
-
-def loop_gradients(model: nn.Module, loss: Any, x: Any, y: Any) -> dict[str, Tensor]:
-    found = [
-        loop_jacobian(
-            model,
-            zoo.sample(x, index),
-            lambda raw, index=index: loss(raw, y[index : index + 1]).reshape(1),
-        )
-        for index in range(zoo.count(x))
-    ]
-    return {name: torch.cat([f[name] for f in found])[:, 0] for name in found[0]}
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize(
-    ("loss", "numerator"),
-    [
-        (nn.CrossEntropyLoss, functional.cross_entropy),
-        (
-            lambda reduction: nn.CrossEntropyLoss(
-                weight=CLASS_WEIGHTS, ignore_index=1, reduction=reduction
-            ),
-            lambda raw, y: functional.cross_entropy(
-                raw, y, weight=CLASS_WEIGHTS, ignore_index=1, reduction="sum"
-            ),
-        ),
-        (
-            lambda reduction: (
-                lambda raw, y: functional.cross_entropy(raw, y, reduction=reduction)
-            ),
-            functional.cross_entropy,
-        ),
-    ],
-    ids=["plain", "weighted", "callable"],
-)
-def test_gradients_are_those_of_each_samples_own_numerator(loss, numerator, reduction):
-    model, x = zoo.build("vision transformer")
-    y = torch.tensor([0, 1, 2, 0, 1])
-    found = es.per_sample_gradients(model, loss(reduction=reduction), x, y)
-    assert_same(found, loop_gradients(model, numerator, x, y))
-
-
-def test_functions_of_torch_are_evaluated_without_their_mean():
-    model, x = zoo.build("language model")
-    y = torch.randint(0, 7, (5, 5))
-    found = es.per_sample_gradients(model, functional.cross_entropy, x, y)
-
-    def total(raw: Tensor, target: Tensor) -> Tensor:
-        return functional.cross_entropy(raw, target, reduction="sum")
-
-    assert_same(found, loop_gradients(model, total, x, y))
-
-
-def test_a_squared_error_is_summed_over_a_samples_outputs():
-    model, x = zoo.build("twice")
-    y = torch.randn(5, 3, dtype=torch.float64)
-    found = es.per_sample_gradients(model, nn.MSELoss(), x, y)
-
-    def total(raw: Tensor, target: Tensor) -> Tensor:
-        return (raw - target).square().sum()
-
-    assert_same(found, loop_gradients(model, total, x, y))
-
-
-def test_gradients_of_a_loop_path_model_see_their_own_targets():
-    model, x = zoo.build("lstm")
-    y = torch.tensor([0, 1, 1, 0, 1])
-    found = es.per_sample_gradients(model, nn.CrossEntropyLoss(), x, y)
-    assert_same(found, loop_gradients(model, functional.cross_entropy, x, y))
-
-
-def test_gradients_take_mappings_and_parameter_patterns():
-    model, x = zoo.build("dictionary")
-    y = torch.randn(5, 2, dtype=torch.float64)
-    found = es.per_sample_gradients(model, nn.L1Loss(), x, y, params="other.*")
-    assert list(found) == ["other.weight", "other.bias"]
-    whole = es.per_sample_gradients(
-        model, lambda raw, target: (raw - target).abs().sum(), x, y
-    )
-    torch.testing.assert_close(found["other.weight"], whole["other.weight"])
-
-
-def test_per_sample_gradients_can_be_differentiated():
-    model, x = zoo.build("twice")
-    y = torch.tensor([0, 1, 2, 0, 1])
-    found = es.per_sample_gradients(
-        model, nn.CrossEntropyLoss(), x, y, create_graph=True
-    )
-    plain = es.per_sample_gradients(model, nn.CrossEntropyLoss(), x, y)
-    assert_same({k: v.detach() for k, v in found.items()}, plain)
-    assert found["layer.weight"].requires_grad
-
-
-@pytest.mark.message
-def test_a_loss_without_one_number_per_sample_is_refused():
-    model, x = zoo.build("twice")
-    with pytest.raises(ValueError, match="must give one number for a batch of one"):
-        es.per_sample_gradients(model, lambda raw, _: raw, x, torch.zeros(5))
-
-
-@pytest.mark.message
-def test_a_torch_loss_that_sums_over_samples_by_itself_is_refused():
-    class Summed(nn.MSELoss):
-        def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
-            return (input - target).sum()
-
-    Summed.__module__ = "torch.nn.modules.loss"
-    model, x = zoo.build("twice")
-    with pytest.raises(ValueError, match="must have a term for every sample"):
-        es.per_sample_gradients(model, Summed(), x, torch.zeros(5, 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,7 +7,7 @@ import numpy as np
 import parameter_zoo as zoo
 import pytest
 import torch
-from test_parameter_jacobian import assert_close, data_of, loop_jacobian
+from parameter_oracles import assert_close, data_of, loop_jacobian
 from torch import Tensor, nn
 
 import eigenscope as es

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from parameter_oracles import assert_close, assert_same, loop_jacobian
 from parameter_zoo import Lambda
-from test_parameter_jacobian import assert_close, assert_same, loop_jacobian
 from torch import Tensor, nn
 
 import eigenscope as es

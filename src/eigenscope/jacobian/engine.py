@@ -69,7 +69,6 @@ class ParameterEngine:
         require_no_batch_statistics(problem.model)
         self.problem = problem
         self.num_outputs = num_outputs or problem.num_outputs
-        self.chunk_size = problem.batches.batch_size or _MAX_CHUNK
         self._head = head or self._transform
         self._axes = SampleAxes()
         with self._recording():
@@ -78,6 +77,10 @@ class ParameterEngine:
             self._proof = prove(
                 problem, self._head, self.num_outputs, probe, self._axes
             )
+
+        fitting = _COTANGENT_BYTES // max(1, self._proof.sample_bytes) // 8 * 8
+        chosen = max(8, min(_MAX_CHUNK, fitting))
+        self.chunk_size = problem.batches.batch_size or chosen
 
     @property
     def coverage(self) -> dict[str, Coverage]:

@@ -41,11 +41,13 @@ class Proof:
         distrusted: Parameters whose rules disagree with autograd.
         by_vmap: Parameters that rules don't serve and `vmap` does.
         coverage: Parameter name to how it is served.
+        sample_bytes: What the cotangents of one sample and output take.
     """
 
     distrusted: set[str] = field(default_factory=set[str])
     by_vmap: set[str] = field(default_factory=set[str])
     coverage: dict[str, Coverage] = field(default_factory=dict[str, Coverage])
+    sample_bytes: int = 0
 
 
 def prove(
@@ -80,7 +82,7 @@ def prove(
     chunk = ChunkPass(problem, mixed, leafed, axes)
     require_unmixed_samples(problem, probe, chunk, leaves)
     expected = _batch_gradients(problem, chunk.outputs)
-    proof = Proof()
+    proof = Proof(sample_bytes=chunk.cotangent_bytes() // probe.size)
     sums = _Sums()
     sums.add(chunk.parts(range(1), set()))
     for name, rules in chunk.rule_names.items():

@@ -1,0 +1,115 @@
+"""What parameter Jacobians refuse, and what they say."""
+
+import parameter_zoo as zoo
+import pytest
+import torch
+from parameter_oracles import Function
+from torch import Tensor, nn
+
+import eigenscope as es
+
+
+class Mixes(nn.Module):
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.layer = nn.Linear(4, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if x.is_floating_point() else self.embedding(x).sum(1)
+        return self.function(self.layer(x))
+
+
+@pytest.mark.message
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: h - h.mean(0),
+        lambda h: h.cumsum(0),
+        lambda h: h + 1e-3 * h.flip(0),
+        lambda h: h * (h.detach().sum() > 0),
+    ],
+    ids=["mean", "cumulative sum", "weak", "gate"],
+)
+def test_models_that_mix_samples_are_refused(function, tokens):
+    torch.default_generator.manual_seed(0)
+    model = Mixes(function)
+    inputs = torch.tensor([[1, 2], [3, 4], [5, 6]]) if tokens else torch.randn(3, 4)
+    if function(torch.tensor([[-3.0], [1.0]]))[1] == 0:  # needs samples that matter
+        with torch.no_grad():
+            model.layer.bias.zero_()
+            model.layer.weight.fill_(1)
+            model.embedding.weight.copy_(torch.arange(7.0).unsqueeze(1).expand(7, 4))
+            model.embedding.weight[1:3] *= -20
+        inputs = inputs if tokens else torch.tensor([[-3.0] * 4, [1.0] * 4])
+    with pytest.raises(ValueError, match="depends on other samples of its batch"):
+        es.parameter_jacobian(model, inputs)
+
+
+class Overwrites(nn.Module):
+    """Changes a layer's input once the layer is done, if it holds large entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.clone()
+        y = self.layer(h)
+        return y + (h.mul_(2) if (x > 5).any() else h)
+
+
+def test_inputs_of_layers_that_are_overwritten_are_refused_as_autograd_does():
+    model, x = Overwrites(), torch.randn(4, 4)
+    assert es.parameter_jacobian(model, x)
+    x[-1] = 6
+    y = model(x).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(y, model.layer.weight)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        es.ParameterJacobian(es.Problem(model, x, batch_size=2)).dense()
+
+
+@pytest.mark.message
+def test_batch_norm_in_training_mode_is_refused():
+    model, inputs = zoo.build("vgg")
+    with pytest.raises(ValueError, match="BatchNorm is in training mode"):
+        es.parameter_jacobian(model.train(), inputs)
+
+
+@pytest.mark.message
+def test_patterns_that_match_nothing_are_refused():
+    model, inputs = zoo.build("twice")
+    with pytest.raises(
+        ValueError, match=r"'layer.wieght' matches none.*'layer.weight'"
+    ):
+        es.parameter_jacobian(model, inputs, params="layer.wieght")
+
+
+@pytest.mark.message
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_reentrant_checkpoint_is_refused():
+    torch.default_generator.manual_seed(0)
+    model = zoo.Checkpointed(reentrant=True).double()
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        es.parameter_jacobian(model, torch.randn(3, 4, dtype=torch.float64))
+
+
+@pytest.mark.message
+def test_an_overflow_names_the_sample_and_the_parameter():
+    layer = nn.Linear(2, 2)
+    nn.init.zeros_(layer.weight)
+    model = nn.Sequential(layer, zoo.Lambda(lambda x: x * 1e30))
+    x = torch.ones(4, 2)
+    x[2] = 1e20
+    with pytest.raises(ValueError, match=r"sample 2 by '0.weight' holds NaN or inf"):
+        es.parameter_jacobian(model, x)
+
+
+@pytest.mark.message
+def test_models_that_mix_samples_ever_so_little_are_refused():
+    torch.default_generator.manual_seed(0)
+    with pytest.raises(ValueError, match="depends on other samples of its batch"):
+        es.parameter_jacobian(Mixes(lambda h: h + 1e-6 * h.flip(0)), torch.randn(3, 4))
