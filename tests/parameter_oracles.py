@@ -1,6 +1,6 @@
 """Parameter Jacobians by a loop of plain backward passes, and how they are compared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import parameter_zoo as zoo
@@ -11,12 +11,18 @@ Function = Callable[[Tensor], Tensor]
 
 
 def loop_jacobian(
-    model: nn.Module, inputs: Any, output: Function = lambda raw: raw
+    model: nn.Module,
+    inputs: Any,
+    output: Function = lambda raw: raw,
+    only: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """One plain backward pass for every sample and output."""
-    names, leaves = zip(*model.named_parameters(), strict=True)
+    named = dict(model.named_parameters())
+    names = list(named) if only is None else list(only)
+    leaves = [named[name] for name in names]
     required = [leaf.requires_grad for leaf in leaves]
-    model.requires_grad_()
+    for leaf in leaves:
+        leaf.requires_grad = True
     rows: list[list[Tensor]] = []
     for index in range(zoo.count(inputs)):
         one = zoo.sample(inputs, index)
