@@ -25,6 +25,13 @@ def here(tmp_path, monkeypatch):
     return enter_folder(tmp_path, monkeypatch)
 
 
+# A shell's background jobs ignore Ctrl-C, and so would their children.
+LISTENING = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('eigenscope', run_name='__main__', alter_sys=True)"
+)
+
+
 @final
 class Terminal:
     """The command line on a terminal of its own."""
@@ -34,7 +41,7 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         self.shown = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "eigenscope", *words],
+            [sys.executable, "-c", LISTENING, *words],
             stdin=slave,
             stdout=slave,
             stderr=slave,
