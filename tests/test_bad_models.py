@@ -28,6 +28,20 @@ class Wrong(nn.Module):
         return self.wrong(self.map, x)
 
 
+class Attending(nn.Module):
+    """Attention and a recurrent network with dropout inside; one is switched off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(2, 1, dropout=0.1, batch_first=True)
+        self.recurrent = nn.LSTM(2, 2, dropout=0.1, num_layers=2).eval()
+        self.single = nn.LSTM(2, 2)
+
+    def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
+        z = layer(x).unsqueeze(1)
+        return self.attention(z, z, z)[0].squeeze(1)
+
+
 def test_weights_and_buffers_that_are_not_finite_are_named():
     model = zoo.make("residual").model
     with torch.no_grad():
@@ -81,6 +95,15 @@ def test_a_large_jacobian_whose_sum_overflows_is_finite():
             "something is random",
         ),
         (Wrong(lambda layer, x: layer(x) + torch.rand(2)), "something is random"),
+        (
+            Wrong(lambda layer, x: layer(x) * (1 + 1e-6 * torch.rand(2))),
+            "something is random",
+        ),
+        (nn.Sequential(LINEAR, nn.RReLU()), "dropout is active in '1'"),
+        (
+            Wrong(Attending()),
+            r"dropout is active in 'wrong\.attention'",
+        ),
     ],
 )
 def test_a_random_model_is_refused(model, found):
@@ -93,6 +116,14 @@ def test_a_model_whose_shape_is_random_is_refused():
     model = Wrong(lambda layer, x: layer(x)[:, :1].expand(-1, next(sizes)))
     with pytest.raises(ValueError, match="something is random"):
         es.Problem(model, X)
+
+
+def test_a_model_that_writes_into_its_input_is_refused_and_the_data_stays():
+    x = X.clone()
+    model = Wrong(lambda layer, z: layer(z.mul_(2)))
+    with pytest.raises(ValueError, match="it writes into its 'input'. Use an out-of"):
+        es.Problem(model, x)
+    assert torch.equal(x, X)
 
 
 def test_many_active_dropouts_are_counted():

@@ -14,6 +14,7 @@ from eigenscope.operators.base import Dense, Jacobian, SymmetricOperator
 from eigenscope.operators.gram_tiles import FACTOR_DTYPE, write_gram
 from eigenscope.operators.jacobian import InputJacobian
 from eigenscope.operators.products import add_lower_product, mirror_lower
+from eigenscope.operators.streams import streamed_gram_product
 from eigenscope.store import Run, TiledArray
 
 
@@ -77,10 +78,7 @@ class Gram(SymmetricOperator):
     ) -> Float[Tensor, "row vector"]:
         if self.side == "rows":
             return self.factor.multiply(self.factor.multiply_transpose(block))
-        result = torch.zeros_like(block)
-        for _, rows in self.factor.row_blocks():
-            result.addmm_(rows.T, rows @ block)
-        return result
+        return streamed_gram_product(self.factor, block)
 
     @override
     def diagonal(self) -> Float[Tensor, " row"]:

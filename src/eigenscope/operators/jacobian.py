@@ -15,6 +15,13 @@ from eigenscope.operators.base import Jacobian
 from eigenscope.operators.computed_blocks import ComputedBlocks
 from eigenscope.operators.sample_blocks import RAW_OUTPUTS, SampleBlocks
 from eigenscope.operators.stored_blocks import StoredBlocks
+from eigenscope.operators.streams import (
+    streamed_column_norms,
+    streamed_product,
+    streamed_row_norms,
+    streamed_transpose_product,
+    sum_dtype,
+)
 from eigenscope.problem import Problem
 from eigenscope.store import Run
 
@@ -197,33 +204,21 @@ class InputJacobian(Jacobian):
     def multiply(
         self, block: Float[Tensor, "column vector"]
     ) -> Float[Tensor, "row vector"]:
-        result = block.new_empty(self.shape[0], block.shape[1])
-        for start, rows in self.row_blocks():
-            torch.mm(rows, block, out=result[start : start + len(rows)])
-        return result
+        return streamed_product(self, block)
 
     @override
     def multiply_transpose(
         self, block: Float[Tensor, "row vector"]
     ) -> Float[Tensor, "column vector"]:
-        result = block.new_zeros(self.shape[1], block.shape[1])
-        for start, rows in self.row_blocks():
-            result.addmm_(rows.T, block[start : start + len(rows)])
-        return result
+        return streamed_transpose_product(self, block)
 
     @override
     def squared_row_norms(self) -> Float[Tensor, " row"]:
-        result = torch.empty(self.shape[0], dtype=self.dtype, device=self.device)
-        for start, rows in self.row_blocks():
-            result[start : start + len(rows)] = rows.square_().sum(1)
-        return result
+        return streamed_row_norms(self)
 
     @override
     def squared_column_norms(self) -> Float[Tensor, " column"]:
-        result = torch.zeros(self.shape[1], dtype=self.dtype, device=self.device)
-        for _, rows in self.row_blocks():
-            result += rows.square_().sum(0)
-        return result
+        return streamed_column_norms(self)
 
     def sketch(
         self, num_rows: int, *, generator: torch.Generator | None = None
@@ -256,14 +251,13 @@ class InputJacobian(Jacobian):
                 "a standard error of 14 %."
             )
         source = generator or torch.Generator().manual_seed(0)
-        result = torch.zeros(
-            num_rows, self.shape[1], dtype=self.dtype, device=self.device
-        )
+        wide = sum_dtype(self.dtype)
+        result = torch.zeros(num_rows, self.shape[1], dtype=wide, device=self.device)
         for _, rows in self.row_blocks():
             bits = torch.randint(0, 2, (len(rows), num_rows), generator=source)
-            signs = (2 * bits - 1).to(rows)
-            result.addmm_(signs.T, rows, alpha=num_rows**-0.5)
-        return result
+            signs = (2 * bits - 1).to(result)
+            result.addmm_(signs.T, rows.to(wide), alpha=num_rows**-0.5)
+        return result.to(self.dtype)
 
     def _empty(self, shape: tuple[int, int, int]) -> Tensor:
         return writable_empty(shape, dtype=self.dtype, device=self.device)

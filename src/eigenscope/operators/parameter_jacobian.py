@@ -13,6 +13,7 @@ from eigenscope.budget import resolve, rows_within
 from eigenscope.jacobian import Coverage, ParameterEngine, PerSample, Plain
 from eigenscope.operators.base import Jacobian
 from eigenscope.operators.stored_rows import StoredRows
+from eigenscope.operators.streams import sum_dtype
 from eigenscope.problem import Batch, DataChangedError, Problem, state_digest
 from eigenscope.progress import progress
 from eigenscope.store import Run, TiledArray
@@ -130,7 +131,8 @@ class ParameterJacobian(Jacobian):
     ) -> Float[Tensor, "column vector"]:
         k = self.problem.num_outputs
         weights = block.view(-1, k, block.shape[1])
-        result = block.new_zeros(block.shape[1], self._num_columns)
+        wide = sum_dtype(self.dtype)
+        result = block.new_zeros(block.shape[1], self._num_columns, dtype=wide)
         for batch in self._chunks():
             own = weights[batch.start : batch.start + batch.size]
             with self._engine.open(batch) as chunk:
@@ -143,7 +145,7 @@ class ParameterJacobian(Jacobian):
                         sums = part.combined(own[:, :, some])
                         columns = result[some, self.columns[name]]
                         columns += sums.reshape(columns.shape)
-        return result.T.contiguous()
+        return result.T.to(self.dtype, memory_format=torch.contiguous_format)
 
     @override
     def squared_row_norms(self) -> Float[Tensor, " row"]:
@@ -160,12 +162,13 @@ class ParameterJacobian(Jacobian):
 
     @override
     def squared_column_norms(self) -> Float[Tensor, " column"]:
-        result = torch.zeros(self._num_columns, dtype=self.dtype, device=self.device)
+        wide = sum_dtype(self.dtype)
+        result = torch.zeros(self._num_columns, dtype=wide, device=self.device)
         for batch in self._chunks():
             with self._engine.open(batch) as chunk:
                 for name, part in _merged(chunk.parts()):
                     result[self.columns[name]] += part.squared_sums().flatten()
-        return result
+        return result.to(self.dtype)
 
     def write(
         self,

@@ -9,6 +9,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope.operators.base import Jacobian
+from eigenscope.operators.streams import (
+    streamed_column_norms,
+    streamed_product,
+    streamed_row_norms,
+    streamed_transpose_product,
+)
 from eigenscope.store import TiledArray
 
 
@@ -62,24 +68,18 @@ class StoredRows(Jacobian):
     def multiply(
         self, block: Float[Tensor, "column vector"]
     ) -> Float[Tensor, "row vector"]:
-        return torch.cat([rows @ block for _, rows in self.row_blocks()])
+        return streamed_product(self, block)
 
     @override
     def multiply_transpose(
         self, block: Float[Tensor, "row vector"]
     ) -> Float[Tensor, "column vector"]:
-        result = block.new_zeros(self.shape[1], block.shape[1])
-        for start, rows in self.row_blocks():
-            result.addmm_(rows.T, block[start : start + len(rows)])
-        return result
+        return streamed_transpose_product(self, block)
 
     @override
     def squared_row_norms(self) -> Float[Tensor, " row"]:
-        return torch.cat([rows.square_().sum(1) for _, rows in self.row_blocks()])
+        return streamed_row_norms(self)
 
     @override
     def squared_column_norms(self) -> Float[Tensor, " column"]:
-        result = torch.zeros(self.shape[1], dtype=self.dtype)
-        for _, rows in self.row_blocks():
-            result += rows.square_().sum(0)
-        return result
+        return streamed_column_norms(self)

@@ -74,19 +74,24 @@ def require_repeatable(model: nn.Module, inputs: Tensor | dict[str, Any]) -> Ten
     Raises:
         TypeError: If the model fails on integer inputs.
         RuntimeError: What else the model raises.
-        ValueError: If dropout is active, the two answers differ by more than √ε of
-            the largest output, or they are not finite.
+        ValueError: If dropout is active, the two answers differ (by more than rounding
+            where no random numbers were drawn), they are not finite, or the model
+            writes into its input.
     """
     dropouts = (m for m in model.named_modules() if _is_active_dropout(m[1]))
     if active := _names(dropouts):
         raise ValueError(_NOT_REPEATABLE.format(f"dropout is active in {active}"))
     with torch.no_grad(), left_as_found(model):
+        own = _cloned(inputs)
+        before = torch.get_rng_state()
         try:
-            first = call_model(model, inputs)
+            first = call_model(model, own)
         except RuntimeError as error:
             _explain_integers(inputs, error)
             raise
-        second = call_model(model, inputs)
+        drew = not torch.equal(torch.get_rng_state(), before)
+        _require_same_inputs(inputs, own)
+        second = call_model(model, own)
     if not bool(first.isfinite().all()):
         bad = (~first.isfinite()).reshape(len(first), -1).any(1)
         raise ValueError(
@@ -94,17 +99,49 @@ def require_repeatable(model: nn.Module, inputs: Tensor | dict[str, Any]) -> Ten
             f"{int(bad.nonzero()[0, 0])} gives NaN or infinity. Look at the scale of "
             "this input and of the weights."
         )
-    if first.shape != second.shape or not _nearly_equal(first, second):
+    exactly = drew or not first.is_floating_point()
+    if first.shape != second.shape or not _nearly_equal(first, second, exactly=exactly):
         raise ValueError(_NOT_REPEATABLE.format("something is random"))
     return first
 
 
-def _nearly_equal(first: Tensor, second: Tensor) -> bool:
-    if not first.is_floating_point():
+def _nearly_equal(first: Tensor, second: Tensor, *, exactly: bool) -> bool:
+    if exactly:
         return torch.equal(first, second)
     scale = first.abs().amax() if first.numel() else 0.0
-    tolerance = torch.finfo(first.dtype).eps ** 0.5
+    epsilon = torch.finfo(first.dtype).eps
+    tolerance = min(epsilon**0.5, 1000 * epsilon)  # sums of atomics on accelerators
     return bool(((first - second).abs() <= tolerance * scale).all())
+
+
+def _cloned(inputs: Tensor | dict[str, Any]) -> Tensor | dict[str, Any]:
+    if isinstance(inputs, Tensor):
+        return inputs.clone()
+    return {
+        name: entry.clone() if isinstance(entry, Tensor) else entry
+        for name, entry in inputs.items()
+    }
+
+
+def _require_same_inputs(
+    given: Tensor | dict[str, Any], used: Tensor | dict[str, Any]
+) -> None:
+    """Raise if the model has written into its input, or the user's data would change.
+
+    Raises:
+        ValueError: If it has.
+    """
+    pairs = {"input": (given, used)}
+    if isinstance(given, Mapping) and isinstance(used, Mapping):
+        pairs = {name: (given[name], used[name]) for name in given}
+    for name, (before, after) in pairs.items():
+        if isinstance(before, Tensor) and isinstance(after, Tensor):
+            same = before.shape == after.shape and torch.equal(before, after)
+            if not same and bool(before.isfinite().all()):
+                raise ValueError(
+                    "the model must leave its inputs as they are; it writes into its "
+                    f"{name!r}. Use an out-of-place operation there, or clone it first."
+                )
 
 
 def _explain_integers(inputs: Tensor | dict[str, Any], error: RuntimeError) -> None:
@@ -181,7 +218,15 @@ def left_as_found(model: nn.Module) -> Generator[None]:
 
 
 def _is_active_dropout(module: nn.Module) -> bool:
-    return module.training and isinstance(module, _DROPOUT) and module.p > 0
+    if not module.training:
+        return False
+    if isinstance(module, nn.RNNBase):  # it has none after the last layer
+        return module.dropout > 0 and module.num_layers > 1
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout > 0
+    return isinstance(module, nn.RReLU) or (
+        isinstance(module, _DROPOUT) and module.p > 0
+    )
 
 
 def _names(modules: Iterator[tuple[str, nn.Module]]) -> str:
