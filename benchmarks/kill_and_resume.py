@@ -77,11 +77,12 @@ def _compare(whole: Path, killed: Path) -> None:
 
 
 def _digest(file: Path) -> str:
-    """Digest a file; of a saved spectrum the numbers, without the seconds it took."""
+    """Digest a file; of a saved result the numbers, without the seconds it took."""
     if file.suffix != ".npz":
         return hashlib.sha256(file.read_bytes()).hexdigest()
     with np.load(file) as arrays:
-        numbers = [arrays[name].tobytes() for name in ("values", "weights")]
+        names = [name for name in sorted(arrays.files) if name != "_header"]
+        numbers = [arrays[name].tobytes() for name in names]
     return hashlib.sha256(b"".join(numbers)).hexdigest()
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from eigenscope.cli import main
-from eigenscope.spectra import Spectrum
 from eigenscope.store import Run
 
 # A module in the current directory, as users have one. 24 samples of 6 entries in 3
@@ -160,8 +159,9 @@ def numbers_of(path: Path) -> dict[str, bytes]:
         if file.is_file()
     }
     for file in (path / "results").glob("*.npz"):
-        spectrum = Spectrum.load(file)
-        found[file.name] = np.stack([spectrum.values, spectrum.weights]).tobytes()
+        with np.load(file) as saved:  # the header holds seconds
+            names = sorted(set(saved.files) - {"_header"})
+            found[file.name] = b"".join(saved[name].tobytes() for name in names)
     results = dict(Run.open(path).results)
     found["results"] = json.dumps(results, sort_keys=True).encode()
     return found

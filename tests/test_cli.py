@@ -171,13 +171,20 @@ def test_fit_takes_its_options(capsys):
     goodness = truth.goodness_of_fit(num_replicas=20, generator=source)
     assert found["p_value"] == goodness.p_value
     assert Path("f.pdf").read_bytes().startswith(b"%PDF")
-    main(["fit", "tail.npy", *words])
+    main(["fit", "tail.npy", *words, "--seed", "1"])
     printed = capsys.readouterr().out
     assert re.search(rf"α +{truth.alpha:.4g} ± {truth.alpha_stderr:.4g}\n", printed)
     assert re.search(r"xmin +3 to 50 \(given\)\n", printed)
     assert re.search(r"exponential +R = .*: prefers the power law\n", printed)
     assert re.search(r"figure +f\.pdf\n", printed)
+    assert re.search(rf"p-value +{goodness.p_value:.4g} ± .*, from 20 repl", printed)
     assert as_json(capsys, "fit", "tail.npy", "--xmin", "peak")["rule"] == "peak"
+
+
+def test_a_p_value_of_zero_is_a_bound(capsys):
+    np.save("uniform.npy", 1 + np.arange(2000) / 2000)
+    main(["fit", "uniform.npy", "--xmin", "1", "--replicas", "25"])
+    assert re.search(r"p-value +< 1/25, from 25 replicas\n", capsys.readouterr().out)
 
 
 @pytest.mark.message
@@ -256,7 +263,7 @@ def test_compare_explains_what_cannot_be_compared(capsys):
     assert "it holds logits_outputs" in message
     assert "at least one run" in failed(capsys, "compare")
     assert "none of them twice" in failed(capsys, "compare", "one", "./one")
-    assert "is not an Eigenscope run" in failed(capsys, "compare", "one", ".")
+    assert "has none. Check the path" in failed(capsys, "compare", "one", ".")
     message = failed(capsys, "compare", "one", "--out", "one")
     assert "must not go into the folder of a run; one is one" in message
     assert Path("one/index.html").read_bytes() == page
@@ -287,7 +294,7 @@ def test_info_tells_what_a_run_holds(capsys):
 
 @pytest.mark.message
 def test_info_explains_a_folder_that_is_no_run(capsys):
-    assert "is not an Eigenscope run" in failed(capsys, "info", ".")
+    assert "has none. Check the path" in failed(capsys, "info", ".")
 
 
 def test_a_table_that_is_too_wide_for_the_terminal_stands_upright(monkeypatch):

@@ -59,9 +59,19 @@ def test_jacobian_writes_all_that_was_asked_for(capsys):
         results = run.results[name]
         assert isinstance(results, dict)
         assert isinstance(results["scan"], dict)
-        assert set(results["scan"]) >= {"alpha", "p_value", "against_lognormal"}
-        vectors = run.open_array(f"eigenvectors_{name}")
-        assert vectors.shape == (found.dimension, 2)
+        assert set(results["scan"]) >= {
+            "alpha",
+            "p_value",
+            "p_value_stderr",
+            "num_replicas",
+            "against_lognormal",
+        }
+        pairs = es.Eigenpairs.load(run.results_path(f"eigenpairs_{name}.npz"))
+        size = 1024 if layout == "outputs" else found.dimension
+        assert pairs.vectors.shape == (size, 2)
+        np.testing.assert_allclose(pairs.values, found.values[:-3:-1], rtol=1e-5)
+        assert pairs.converged.all()
+        assert found.provenance["layout"] == layout
         for figure in (f"esd_{name}.png", f"eigenvectors_{name}.png"):
             assert run.figures_path(figure).stat().st_size > 10_000
     assert run.open_array("targets")[()].tolist() == data.targets.tolist()

@@ -1,6 +1,7 @@
 """Sums over many rows in half precision keep growing and stay right."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import eigenscope as es
 from eigenscope.store import Run
 
 N = 600  # a bfloat16 sum of equal terms stops growing after 256 of them
-ROUNDING = {"rtol": 2**-7, "atol": 0.0}  # of the result, once
+ROUNDING: Any = {"rtol": 2**-7, "atol": 0.0}  # of the result, once
 
 
 @pytest.fixture(params=["input", "parameter", "stored"])
@@ -44,7 +45,7 @@ def test_sums_over_rows_are_those_of_float64(jacobian):
     torch.testing.assert_close(found.double(), expected, **ROUNDING)
 
 
-def test_a_sketch_is_that_of_the_same_signs_in_float64(generator):
+def test_a_sketch_is_that_of_the_same_signs_in_float64():
     net = nn.Linear(3, 2).bfloat16()
     x = torch.zeros(N, 3, dtype=torch.bfloat16)
     jacobian = es.InputJacobian(es.Problem(net, x, batch_size=2))

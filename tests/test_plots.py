@@ -178,7 +178,7 @@ def test_the_diagonal_is_a_histogram_with_the_tail_from_its_start():
     ax = plot_diagonal(axes(), values, fit=fit)
     heights, edges = histogram_of(ax)
     np.testing.assert_allclose(heights @ np.diff(np.log10(edges)), 1.0, rtol=ROUNDING)
-    x, law = curve(ax, "best start")
+    x, law = curve(ax, "scan")
     np.testing.assert_allclose(x[0], fit.xmin, rtol=ROUNDING)
     # Its integral over decades is the tail's share up to the largest value.
     share = fit.num_tail / len(values) * fit.cdf(values.max())
@@ -213,7 +213,7 @@ def test_the_laws_start_on_the_data_and_say_exponent_error_and_distance():
     fits = fits_of(spectrum)
     ax = plot_tail(axes(), {"a": spectrum}, {"a": fits})
     values = spectrum.values
-    for fit, start in ((fits["scan"], "best start"), (fits["peak"], "from peak")):
+    for fit, start in ((fits["scan"], "scan"), (fits["peak"], "peak")):
         x, share = curve(ax, start)
         assert share[0] == pytest.approx(np.sum(values >= fit.xmin * 0.999999) / 300)
         np.testing.assert_allclose([x[0], x[-1]], [fit.xmin, values[-1]])
@@ -221,7 +221,7 @@ def test_the_laws_start_on_the_data_and_say_exponent_error_and_distance():
         np.testing.assert_allclose(slope, 1 - fit.alpha, rtol=1e-6)
         (text,) = [text for text in legend_of(ax) if text.startswith(start)]
         assert f"α = {fit.alpha:.2f} ± {fit.alpha_stderr:.2f}" in text
-        assert f"D = {fit.ks_distance:.3f}" in text
+        assert f"KS = {fit.ks_distance:.3f}" in text
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
 
 
@@ -229,7 +229,7 @@ def test_a_law_with_an_end_leaves_out_what_lies_beyond():
     spectrum = Spectrum.from_eigenvalues(np.geomspace(1.0, 100.0, 101))
     fit = fit_power_law(spectrum, xmin=1.0, xmax=50.0)
     ax = plot_tail(axes(), {"a": spectrum}, {"a": {"given": fit}})
-    x, share = curve(ax, "given start")
+    x, share = curve(ax, "given xmin")
     assert share[0] == pytest.approx(1.0)
     expected = (fit.num_tail * fit.ccdf(x[-1]) + fit.num_above_xmax) / 101
     assert share[-1] == pytest.approx(float(expected))
@@ -413,8 +413,8 @@ def test_the_figure_of_a_spectrum_has_density_on_both_axes_and_the_tail():
     tail = legend_of(figure.axes[2])
     assert [text.split(":")[0] for text in tail] == [
         "eigenvalues",
-        "best start",
-        "from peak",
+        "scan",
+        "peak",
     ]
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes)
 

@@ -21,7 +21,7 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path):
         make(tmp_path)
     with pytest.raises(FileNotFoundError, match="start the run without --resume"):
         take_up(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is not an Eigenscope run; check"):
+    with pytest.raises(FileNotFoundError, match=r"has none\. Check the path"):
         Run.open(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -33,7 +33,7 @@ def test_a_file_is_not_a_folder(tmp_path):
         make(tmp_path / "file")
     with pytest.raises(FileNotFoundError, match="start the run without --resume"):
         take_up(tmp_path / "file")
-    with pytest.raises(FileNotFoundError, match="is not an Eigenscope run; check"):
+    with pytest.raises(FileNotFoundError, match=r"has none\. Check the path"):
         Run.open(tmp_path / "file")
 
 

@@ -148,13 +148,17 @@ def rows_within(
     if rows < fewest:
         needed = fewest * bytes_per_row
         raise ValueError(
-            f"the memory budget must hold at least {fewest} rows of "
+            f"the memory budget must hold at least {_counted(fewest, 'row')} of "
             f"{format_bytes(bytes_per_row)}, {format_bytes(needed)} ({needed} bytes) "
             f"together; got {format_bytes(budget)} ({budget} bytes); give more with "
             f"memory={needed} (--memory {needed}) or above, "
             "or make the rows smaller (fewer samples, outputs or inputs)."
         )
     return rows
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _group_headrooms(root: Path) -> list[int]:

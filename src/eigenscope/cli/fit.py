@@ -54,7 +54,9 @@ def read_values(path: Path) -> Spectrum | np.ndarray:
     try:
         values = _of_array(path) if path.suffix == ".npy" else _of_text(path)
     except (ValueError, EOFError) as error:
-        raise ValueError(_wrong_file(path, str(error))) from error
+        has_objects = "pickle" in str(error)
+        found = "an array of Python objects" if has_objects else str(error)
+        raise ValueError(_wrong_file(path, found)) from error
     if values.dtype.kind not in "fiu" or not values.size:
         found = f"{values.size} values of type {values.dtype}"
         raise ValueError(_wrong_file(path, found))
@@ -92,12 +94,21 @@ def _lines(fit: PowerLaw, numbers: dict[str, JsonValue]) -> list[tuple[str, str]
         ("values left out", left_out),
     ]
     if "p_value" in numbers:
-        lines.append(("p-value", formatted(numbers["p_value"])))
+        lines.append(("p-value", _p_value(numbers)))
     return lines + [
         (name.replace("_", " "), _ratio(name, value))
         for name, value in numbers.items()
         if isinstance(value, dict)
     ]
+
+
+def _p_value(numbers: dict[str, JsonValue]) -> str:
+    value, count = numbers["p_value"], numbers["num_replicas"]
+    replicas = f"from {count} replicas"
+    if value == 0:
+        return f"< 1/{count}, {replicas}"
+    error = formatted(numbers["p_value_stderr"])
+    return f"{formatted(value)} ± {error}, {replicas}"
 
 
 def _ratio(name: str, value: dict[str, JsonValue]) -> str:

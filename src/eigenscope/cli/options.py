@@ -53,7 +53,7 @@ class JacobianOptions:
     layout: _Layouts = ("samples",)
     """samples: n × k·d, one row per sample; outputs: n·k × d, one row per output."""
     vectors: _Count = 0
-    """Top eigenvectors of every Gram matrix to keep and draw."""
+    """Top eigenvectors of every spectrum to keep and draw."""
     replicas: _Count = 0
     """Bootstrap replicas for the p-value of each tail fit."""
     device: Annotated[str, _named("DEVICE")] = "cpu"

@@ -314,6 +314,8 @@ def _how(factorization: str, driver: str, source: Operand) -> dict[str, JsonValu
     }
     if isinstance(source, Gram):
         made["side"] = source.side
+    if isinstance(source, StoredGram):
+        made |= source.identity()
     if isinstance(source, LinearOperator):
         made["operator"] = type(source).__name__
     return made

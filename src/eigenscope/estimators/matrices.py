@@ -85,9 +85,9 @@ def require_budget(needed: int, *, what: str, memory: str | int | None) -> None:
     if needed > budget:
         raise ValueError(
             f"{what} needs {format_bytes(needed)} with its workspace, and the memory "
-            f"budget is {format_bytes(budget)}. Give more with memory="
-            f"{format_bytes(needed).replace(' ', '')!r} (--memory) or above, use fewer "
-            "rows, or pass es.gram(jacobian), whose smaller side is taken."
+            f"budget is {format_bytes(budget)}. Give more with memory={needed} "
+            f"(--memory {needed}) or above, use fewer rows, or pass es.gram(jacobian), "
+            "whose smaller side is taken."
         )
 
 

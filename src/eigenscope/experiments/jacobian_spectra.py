@@ -13,17 +13,21 @@ from torch import Tensor
 from eigenscope._types import JsonValue, Layout, OutputName
 from eigenscope.analysis import PowerLaw
 from eigenscope.budget import parse_bytes, resolve, rows_within
-from eigenscope.estimators import spectrum, top_eigenpairs
+from eigenscope.estimators import spectrum
 from eigenscope.estimators.lapack import peak_bytes
 from eigenscope.estimators.matrices import require_budget
+from eigenscope.experiments.eigenvectors import (
+    VectorSide,
+    read_eigenpairs,
+    vector_side,
+    write_eigenpairs,
+)
 from eigenscope.experiments.tails import fit_tails, tail_numbers
 from eigenscope.jacobian import EngineSettings
-from eigenscope.operators import InputJacobian, StoredGram, gram
+from eigenscope.operators import InputJacobian, gram
 from eigenscope.problem import Problem
 from eigenscope.spectra import Eigenpairs, Spectrum
 from eigenscope.store import Run
-
-_TOLERANCE = 1e-6
 
 
 @final
@@ -34,7 +38,8 @@ class JacobianPlan:
     Attributes:
         outputs: Named outputs; all come from one set of backward passes.
         layouts: "samples" (n × k·d) and "outputs" (n·k × d).
-        num_vectors: Top eigenvectors that are kept of every Gram matrix.
+        num_vectors: Top eigenvectors that are kept of every spectrum: of 𝒥ᵀ𝒥 for
+            layout "outputs", of the smaller Gram matrix for "samples".
         num_replicas: Bootstrap replicas for the p-value of each tail fit; 0 for none.
         seed: Seed of the replicas.
         memory: Budget such as "4GiB"; None for half of what is available when a run
@@ -98,6 +103,11 @@ class SpectrumResult:
     def name(self) -> str:
         """The result's name in its run, such as "logits_samples"."""
         return f"{self.output}_{self.layout}"
+
+    @property
+    def vector_side(self) -> VectorSide:
+        """Whose eigenvectors are in `eigenpairs`: "rows" 𝒥𝒥ᵀ, "columns" 𝒥ᵀ𝒥."""
+        return vector_side(self.layout, self.side)
 
 
 @final
@@ -231,7 +241,15 @@ def _run_one(run: Run, output: OutputName, layout: Layout, plan: JacobianPlan) -
             spectrum(stored, memory=plan.memory).save(path)
     if plan.num_vectors:
         with run.stage(f"eigenvectors_{name}"):
-            _write_vectors(run, name, stored, plan)
+            write_eigenpairs(
+                run,
+                name,
+                jacobian=jacobian,
+                stored=stored,
+                found=Spectrum.load(path),
+                num_vectors=plan.num_vectors,
+                memory=plan.memory,
+            )
     result = _load_one(run, output, layout, side=matrix.side)
     run.record_result(name, _summary(result, plan))
 
@@ -253,7 +271,7 @@ def _load_one(
         notes=notes,
         diagonal=diagonal,
         diagonal_fits={} if diagonal is None else fit_tails(diagonal)[0],
-        eigenpairs=_read_vectors(run, name),
+        eigenpairs=read_eigenpairs(run, name),
     )
 
 
@@ -264,7 +282,7 @@ def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]
         "dimension": found.dimension,
         "lambda_max": float(found.values[-1]),
         "trace": found.trace(),
-        "stable_rank": found.stable_rank(),
+        "jacobian_stable_rank": found.intrinsic_dimension(),
         "effective_rank": found.effective_rank(),
         "noise_floor": found.noise_floor,
         "num_below_noise_floor": int(found.num_below_noise_floor),
@@ -344,30 +362,6 @@ def _accuracy(jacobian: InputJacobian, targets: np.ndarray) -> float | None:
     if raw.ndim != 2 or raw.shape[1] < 2:
         return None
     return float((raw.argmax(1).numpy() == targets).mean())
-
-
-def _write_vectors(run: Run, name: str, matrix: StoredGram, plan: JacobianPlan) -> None:
-    if _get(run, f"eigenvectors_{name}") is not None:
-        return
-    count = min(plan.num_vectors, matrix.shape[0])
-    pairs = top_eigenpairs(matrix, count, memory=plan.memory)
-    _put(run, f"eigenvector_values_{name}", pairs.values.numpy())
-    _put(run, f"eigenvector_residuals_{name}", pairs.residuals.numpy())
-    _put(run, f"eigenvectors_{name}", pairs.vectors.numpy())
-
-
-def _read_vectors(run: Run, name: str) -> Eigenpairs | None:
-    vectors = _get(run, f"eigenvectors_{name}")
-    values = _get(run, f"eigenvector_values_{name}")
-    residuals = _get(run, f"eigenvector_residuals_{name}")
-    if vectors is None or values is None or residuals is None:
-        return None
-    return Eigenpairs(
-        values=torch.from_numpy(values),
-        vectors=torch.from_numpy(vectors),
-        residuals=torch.from_numpy(residuals),
-        converged=torch.from_numpy(residuals <= _TOLERANCE * np.abs(values).max()),
-    )
 
 
 def _put(run: Run, name: str, values: np.ndarray | Callable[[], np.ndarray]) -> None:

@@ -57,6 +57,8 @@ def tail_numbers(
         source = torch.Generator().manual_seed(seed)
         goodness = fit.goodness_of_fit(num_replicas=num_replicas, generator=source)
         numbers["p_value"] = goodness.p_value
+        numbers["p_value_stderr"] = goodness.stderr
+        numbers["num_replicas"] = goodness.num_replicas
     for other in _OTHER_LAWS:
         ratio = fit.likelihood_ratio("power_law", other)
         numbers[f"against_{other}"] = {

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from eigenscope._types import Side, require_choice
+from eigenscope._types import JsonValue, Side, require_choice
 from eigenscope.budget import format_bytes, resolve
 from eigenscope.operators.base import Dense, Jacobian, SymmetricOperator
 from eigenscope.operators.gram_tiles import FACTOR_DTYPE, write_gram
@@ -159,6 +159,16 @@ class StoredGram(SymmetricOperator):
     def __init__(self, array: TiledArray) -> None:
         self.array = array
         self._dtype = getattr(torch, str(array.attributes[FACTOR_DTYPE]))
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return what tells this matrix from all others.
+
+        Returns:
+            Side, layout, output, and the digests of data and weights, as stored.
+        """
+        known = ("side", "layout", "output", "data", "weights")
+        found = self.array.attributes
+        return {key: found[key] for key in known if key in found}
 
     @property
     @override

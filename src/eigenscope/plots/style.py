@@ -37,7 +37,7 @@ PALETTE: Final = (
 LINE_STYLES: Final = ("-", "--", ":", "-.")
 LAW_COLORS: Final = PALETTE[1:]  # over data in the first color
 INK: Final = "#404040"
-RULE_NAMES: Final = {"scan": "best start", "peak": "from peak", "given": "given start"}
+RULE_NAMES: Final = {"scan": "scan", "peak": "peak", "given": "given xmin"}
 
 MAX_LOG10: Final = 250.0  # beyond it the ticks of a log axis overflow
 

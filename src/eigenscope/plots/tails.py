@@ -135,7 +135,7 @@ def _draw_law(
     name: str,
 ) -> None:
     alpha = with_error(fit.alpha, fit.alpha_stderr)
-    text = f"{name}: α = {alpha}, D = {fit.ks_distance:.3f}"
+    text = f"{name}: α = {alpha}, KS = {fit.ks_distance:.3f}"
     ax.plot(
         *law,
         color=color,

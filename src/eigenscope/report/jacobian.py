@@ -25,7 +25,7 @@ HEADER = (
     "D",
     "λ_max",
     "trace",
-    "stable rank",
+    "stable rank of 𝒥",
     "effective rank",
     "α",
     "± stderr",
@@ -81,7 +81,7 @@ def spectrum_rows(results: JacobianResults) -> list[Sequence[object]]:
                 found.dimension,
                 float(found.values[-1]),
                 found.trace(),
-                found.stable_rank(),
+                found.intrinsic_dimension(),
                 found.effective_rank(),
                 scan.alpha if scan else None,
                 scan.alpha_stderr if scan else None,
@@ -139,19 +139,22 @@ def _draw_vectors(results: JacobianResults, result: SpectrumResult) -> list[Page
     run, pairs = results.run, result.eigenpairs
     if pairs is None:
         return []
-    if result.side == "columns":
+    if result.vector_side == "columns":
+        product = "𝒥ᵀ𝒥"
         caption = "Directions in input space that move the outputs most, over all "
         caption += "samples"
         caption += ", output by output." if result.layout == "samples" else "."
     else:
-        caption = "Entries of the top eigenvectors by sample, ordered by class."
+        product = "𝒥𝒥ᵀ"
+        caption = "Entries of the top eigenvectors by sample"
+        caption += "." if results.targets is None else ", ordered by class."
     figure = eigenvector_figure(
         pairs,
-        side="columns" if result.side == "columns" else "rows",
+        side=result.vector_side,
         sample_shape=_integers(run.results.get("sample_shape")),
         targets=results.targets,
         class_names=_class_names(results),
-        title=f"Top eigenvectors, {result.name}",
+        title=f"Top eigenvectors of {product}, {result.output}",
     )
     file = f"eigenvectors_{result.name}.png"
     return [_saved(run, file, figure, "Top eigenvectors", caption)]

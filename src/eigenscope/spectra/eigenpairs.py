@@ -1,12 +1,18 @@
 """Eigenvalues with their vectors, and how well they solve Av = λv."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import final
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eigenscope._types import JsonValue
+from eigenscope.spectra import files
+
+_KIND = "eigenpairs"
+_ARRAYS = ("values", "vectors", "residuals", "converged")
 
 
 @final
@@ -50,3 +56,34 @@ class Eigenpairs:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def save(self, path: str | Path) -> None:
+        """Write one NumPy archive with a format version, all or nothing.
+
+        Args:
+            path: The file's name, taken as it is.
+        """
+        arrays = {name: getattr(self, name).cpu() for name in _ARRAYS}
+        if arrays["vectors"].dtype == torch.bfloat16:  # NumPy has none
+            arrays["vectors"] = arrays["vectors"].float()
+        header: dict[str, JsonValue] = {"provenance": self.provenance}
+        found = {name: array.numpy() for name, array in arrays.items()}
+        files.write(Path(path), kind=_KIND, header=header, arrays=found)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Eigenpairs":
+        """Read what `save` wrote.
+
+        Args:
+            path: The file's name.
+
+        Returns:
+            The pairs, on the CPU; bfloat16 vectors come back in float32.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, of another kind, or of a newer format.
+        """
+        header, arrays = files.read(Path(path), kind=_KIND)
+        tensors = {name: torch.from_numpy(arrays[name]) for name in _ARRAYS}
+        return cls(**tensors, **header)

@@ -101,8 +101,8 @@ class Manifest:
             text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(
-                f"an Eigenscope run must be a folder with a {FILE_NAME}; {folder} has "
-                "none and is not an Eigenscope run; check the path."
+                f"an Eigenscope run is a folder with a {FILE_NAME}; {folder} has none. "
+                "Check the path."
             ) from None
         try:
             content = json.loads(text)
