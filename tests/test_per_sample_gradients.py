@@ -109,7 +109,7 @@ def test_per_sample_gradients_can_be_differentiated():
 @pytest.mark.message
 def test_a_loss_without_one_number_per_sample_is_refused():
     model, x = zoo.build("twice")
-    with pytest.raises(ValueError, match="must give one number for a batch of one"):
+    with pytest.raises(ValueError, match="must give one number or a pair"):
         es.per_sample_gradients(model, lambda raw, _: raw, x, torch.zeros(5))
 
 

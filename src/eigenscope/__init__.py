@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         per_sample_gradients,
         register_rule,
     )
+    from eigenscope.losses import next_token_loss
     from eigenscope.operators import Dense, InputJacobian, ParameterJacobian, gram
     from eigenscope.problem import DataChangedError, Problem
     from eigenscope.spectra import Density, Eigenpairs, Spectrum
@@ -36,6 +37,7 @@ __all__ = [
     "fit_power_law",
     "gram",
     "input_jacobian",
+    "next_token_loss",
     "parameter_jacobian",
     "per_sample_gradients",
     "register_rule",
@@ -60,6 +62,7 @@ _HOMES = {
     "fit_power_law": "analysis",
     "gram": "operators",
     "input_jacobian": "jacobian",
+    "next_token_loss": "losses",
     "parameter_jacobian": "jacobian",
     "per_sample_gradients": "jacobian",
     "register_rule": "jacobian",

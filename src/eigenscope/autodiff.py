@@ -1,7 +1,7 @@
-"""The only caller of autograd: blocks of vector-Jacobian products."""
+"""The only caller of autograd: blocks of first and second-order products."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -138,9 +138,19 @@ def large_empty(
 
 
 @contextmanager
-def twice_differentiable() -> Generator[None]:
-    """Run attention by a kernel whose derivative can be differentiated again."""
-    with sdpa_kernel(SDPBackend.MATH):
+def twice_differentiable(model: nn.Module) -> Generator[None]:
+    """Run attention and recurrent cells by kernels that can be differentiated twice.
+
+    Recomputations of checkpointed blocks belong inside, too.
+    """
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield
 
 
@@ -251,3 +261,107 @@ def per_sample_outputs(
         return torch.func.vmap(function)(parameters, *entries)
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def gradient_of(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
+    """Return the gradient of a scalar function at a point.
+
+    Args:
+        function: A tensor to a scalar.
+        point: Where.
+
+    Returns:
+        A tensor of the point's shape; zeros where nothing depends on it.
+    """
+    with recording():
+        leaf = differentiable_copy(point)
+        value = function(leaf)
+        seed = torch.ones_like(value)
+        return vector_jacobian_product(value, leaf, seed, keep_graph=False)
+
+
+def second_derivative(
+    function: Callable[[Tensor], Tensor], point: Tensor, *, checked: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """Return the products u → (∂²f/∂x²) u of a scalar function at a point.
+
+    Args:
+        function: A tensor to a scalar.
+        point: Where.
+        checked: Whether to raise where autograd records less than there is.
+
+    Returns:
+        A function of tensors of the point's shape.
+
+    Raises:
+        RuntimeError: If the function is not differentiable, or `checked` and autograd
+            sees no dependence on the argument, or none of a gradient that changes.
+    """
+    with recording():
+        leaf = differentiable_copy(point)
+        value = function(leaf)
+        if checked and not value.requires_grad:
+            raise RuntimeError("autograd sees no dependence on the outputs")
+        gradient = torch.zeros_like(leaf)
+        if value.requires_grad:
+            (gradient,) = gradient_graph(value, [leaf])
+    if checked and not gradient.requires_grad:
+        epsilon = torch.finfo(point.dtype).eps
+        change = gradient_of(function, point * (1 + epsilon**0.25)) - gradient
+        if bool(change.abs().amax() > epsilon**0.5 * gradient.abs().amax()):
+            raise RuntimeError("autograd takes its gradient, which changes, as given")
+
+    def multiply(vector: Tensor) -> Tensor:
+        (product,) = graph_products([gradient], [leaf], [vector])
+        return product
+
+    return multiply
+
+
+def gradient_graph(
+    value: Tensor, leaves: Sequence[Tensor], seed: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Return uᵀ ∂value/∂leaf with the graph that computed it, zeros where unused.
+
+    Args:
+        value: A recorded tensor.
+        leaves: What it is differentiated by.
+        seed: The cotangent u; a scalar needs none.
+
+    Returns:
+        A tensor per leaf.
+    """
+    return torch.autograd.grad(
+        [value],
+        list(leaves),
+        grad_outputs=None if seed is None else [seed],
+        create_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+
+
+def graph_products(
+    outputs: Sequence[Tensor], leaves: Sequence[Tensor], vectors: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Return Σ_o v_oᵀ ∂output_o/∂leaf through a graph that is kept.
+
+    Args:
+        outputs: Recorded tensors; those that nothing was recorded of are constant.
+        leaves: What they are differentiated by.
+        vectors: A cotangent for each output.
+
+    Returns:
+        A tensor per leaf, zeros where nothing connects the two.
+    """
+    pairs = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
+    if not pairs:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    return torch.autograd.grad(
+        [output for output, _ in pairs],
+        list(leaves),
+        grad_outputs=[vector for _, vector in pairs],
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )

@@ -186,7 +186,7 @@ class ParameterEngine:
             stack.enter_context(exactly_requiring_grad(list(params.values()), idle))
             stack.enter_context(recording())
             if create_graph:
-                stack.enter_context(twice_differentiable())
+                stack.enter_context(twice_differentiable(model))
             yield
 
 

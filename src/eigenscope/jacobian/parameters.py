@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from eigenscope._types import OutputSpec
 from eigenscope.autodiff import large_empty
 from eigenscope.jacobian.engine import ParameterEngine
-from eigenscope.jacobian.losses import per_sample_losses
+from eigenscope.losses import per_sample_losses
 from eigenscope.problem import Batch, Problem
 
 

@@ -32,8 +32,8 @@ class Batch:
             return self
         part = slice(first, stop)
         return Batch(
-            inputs=_take(self.inputs, part, self.size),
-            targets=_take(self.targets, part, self.size),
+            inputs=take(self.inputs, part, self.size),
+            targets=take(self.targets, part, self.size),
             start=self.start + first,
             size=stop - first,
         )
@@ -95,10 +95,21 @@ def _require_one_shape(parts: list[Tensor]) -> None:
         )
 
 
-def _take(value: Any, part: slice, size: int) -> Any:
+def take(value: Any, part: slice, size: int) -> Any:
+    """Return some samples of a batch's inputs or targets.
+
+    Args:
+        value: Tensors, arrays or lists with samples on axis 0, mappings of these, or
+            anything else, which all samples share.
+        part: The samples.
+        size: How many the batch has.
+
+    Returns:
+        The same kind of thing.
+    """
     if isinstance(value, Mapping):
         entries = cast("Mapping[str, Any]", value)
-        return {key: _take(entry, part, size) for key, entry in entries.items()}
+        return {key: take(entry, part, size) for key, entry in entries.items()}
     return value[part] if _has_samples(value, size) else value
 
 

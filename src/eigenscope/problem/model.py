@@ -152,11 +152,14 @@ def _explain_integers(inputs: Tensor | dict[str, Any], error: RuntimeError) -> N
         ) from error
 
 
-def require_no_batch_statistics(model: nn.Module) -> None:
+def require_no_batch_statistics(
+    model: nn.Module, *, what: str = "per-sample derivatives need"
+) -> None:
     """Raise if a BatchNorm normalizes by the batch, and so mixes its samples.
 
     Args:
         model: The network.
+        what: What is asked for, the start of the message.
 
     Raises:
         ValueError: Naming the modules.
@@ -170,9 +173,8 @@ def require_no_batch_statistics(model: nn.Module) -> None:
         advice = "Use track_running_stats=True."
     if active:
         raise ValueError(
-            "per-sample derivatives need every sample to be independent of the "
-            f"others; BatchNorm {cause} in {active} and normalizes by the "
-            f"batch. {advice}"
+            f"{what} every sample to be independent of the others; BatchNorm {cause} "
+            f"in {active} and normalizes by the batch. {advice}"
         )
 
 

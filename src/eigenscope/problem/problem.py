@@ -119,6 +119,21 @@ class Problem:
         other.num_outputs = transform_outputs(raw, output).shape[1]
         return other
 
+    def with_params(self, params: str | Sequence[str]) -> "Problem":
+        """Return the same problem with other parameters of the same network.
+
+        The data is shared and not read again.
+
+        Args:
+            params: Names or globs, as at construction.
+
+        Returns:
+            A new problem.
+        """
+        other = copy.copy(self)
+        other.params = select_parameters(self.model, params)
+        return other
+
     def fingerprint(self) -> dict[str, str]:
         """Return digests of the data and of the model's weights.
 

@@ -1,0 +1,17 @@
+"""Losses as numerators and denominators, and their second derivatives."""
+
+from eigenscope.losses.base import FisherKind, Loss, RiskLoss
+from eigenscope.losses.cross_entropy import next_token_loss
+from eigenscope.losses.interpret import per_sample_losses
+from eigenscope.losses.output_matrix import OutputMatrix
+from eigenscope.losses.risk import Risk
+
+__all__ = [
+    "FisherKind",
+    "Loss",
+    "OutputMatrix",
+    "Risk",
+    "RiskLoss",
+    "next_token_loss",
+    "per_sample_losses",
+]

@@ -1,0 +1,192 @@
+"""The risk of a problem: one number that no cut into batches changes."""
+
+from collections.abc import Iterator
+from math import isfinite
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eigenscope.autodiff import second_derivative, twice_differentiable
+from eigenscope.losses.base import RiskLoss
+from eigenscope.losses.interpret import callable_loss, known_loss, mean_loss
+from eigenscope.losses.parts import torch_parts
+from eigenscope.problem import (
+    Batch,
+    DataChangedError,
+    Problem,
+    left_as_found,
+    require_no_batch_statistics,
+    state_digest,
+)
+
+
+@final
+class Risk:
+    """L(θ) = Σ numerators / Σ denominators over the whole data set.
+
+    What the reduction of the loss means for all samples together: for a mean the
+    denominators are samples, unignored tokens or class weights; for a sum there is
+    none. Never a mean of the batches' means.
+
+    Args:
+        problem: The network, its data with targets, and the loss.
+
+    Raises:
+        ValueError: If there is no loss or no target, the loss is no scalar, not the
+            same for parts of a batch or not twice differentiable, a target is out of
+            range, something is not finite (the message names the batch), all terms
+            are ignored, or samples influence each other.
+
+    Cost:
+        One forward pass over the data and a second derivative of the loss alone.
+
+    Attributes:
+        problem: The problem.
+        loss: Numerators and denominators.
+        denominator: What sums of numerators are divided by; 1 for a sum.
+        value: L(θ).
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        require_no_batch_statistics(problem.model, what="a risk over a data set needs")
+        self.problem = problem
+        self.loss = _interpreted(problem)
+        total, count = 0.0, 0.0
+        for index, (batch, raw) in enumerate(_outputs(problem)):
+            with torch.no_grad():
+                own = _checked_sums(self.loss, batch, raw, index)
+            if index == 0:
+                _require_unmixed(problem, batch, raw)
+                _require_twice_differentiable(self.loss, batch, raw)
+            total, count = total + own[0], count + own[1]
+        if self.loss.is_mean and count <= 0:
+            raise ValueError(
+                "the risk needs at least one term that counts; the denominator of "
+                f"{self.loss.name} over all {problem.num_samples} samples is "
+                f"{count:g}. Are all targets ignored, or their class weights zero?"
+            )
+        self.denominator = count if self.loss.is_mean else 1.0
+        self.value = total / self.denominator
+        self._state = _model_state(problem)
+
+    def numerator(self, raw: Tensor, targets: Any) -> Float[Tensor, ""]:
+        """Return some samples' part of L(θ), which autograd can differentiate."""
+        return self.loss.numerator(raw, targets) / self.denominator
+
+    def require_same_model(self) -> None:
+        """Raise if the model is not what it was when the risk was made.
+
+        Raises:
+            DataChangedError: If its weights, buffers or mode differ.
+        """
+        if _model_state(self.problem) != self._state:
+            raise DataChangedError(
+                "the model must stay as it is while the curvature of its risk is in "
+                "use; its weights, buffers or mode have changed since the operator "
+                "was made. Make a new one after every training step."
+            )
+
+
+def _interpreted(problem: Problem) -> RiskLoss:
+    loss = problem.loss
+    if loss is None:
+        raise ValueError(
+            "curvature needs a loss; the problem has none. Pass "
+            "es.Problem(model, data, loss=...), for example nn.CrossEntropyLoss()."
+        )
+    parts = torch_parts(loss)
+    if parts is not None and parts.reduction == "none":
+        raise ValueError(
+            f"a loss must be a scalar; {parts.name} has reduction='none'. Use 'mean' "
+            "or 'sum'."
+        )
+    known = known_loss(loss)
+    if known is not None:
+        return known
+    for batch, raw in _outputs(problem):
+        if batch.size > 1 or problem.num_samples == 1:
+            settled = callable_loss(loss, raw, batch.targets)
+            if settled is not None:
+                return settled
+    batch = problem.batches.first(2)
+    raw = _raw(problem, batch)
+    return callable_loss(loss, raw, batch.targets) or mean_loss(loss)
+
+
+def _outputs(problem: Problem) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield every batch and its raw outputs, of which nothing is recorded."""
+    for batch in problem.batches:
+        yield batch, _raw(problem, batch)
+
+
+def _raw(problem: Problem, batch: Batch) -> Tensor:
+    model = problem.model
+    with torch.no_grad(), left_as_found(model), twice_differentiable(model):
+        return problem.raw(batch.inputs)
+
+
+def _checked_sums(
+    loss: RiskLoss, batch: Batch, raw: Tensor, index: int
+) -> tuple[float, float]:
+    """Return numerator and denominator of a batch."""
+    where = f"batch {index} (samples {batch.start} to {batch.start + batch.size - 1})"
+    if batch.targets is None:
+        raise ValueError(
+            f"curvature needs a target for every sample; {where} has none. Pass "
+            "(inputs, targets), or name the entry of a mapping with labels=."
+        )
+    if not bool(raw.isfinite().all()):
+        bad = (~raw.isfinite()).reshape(len(raw), -1).any(1)
+        raise ValueError(
+            "the model's output must be finite; that of sample "
+            f"{batch.start + int(bad.nonzero()[0, 0])} in {where} holds NaN or "
+            "infinity, as after a diverged training. Load an earlier checkpoint."
+        )
+    loss.require_valid(raw, batch.targets, batch.start)
+    numerator = float(loss.numerator(raw, batch.targets))
+    if not isfinite(numerator):
+        raise ValueError(
+            f"the loss must be finite; {loss.name} of {where} is {numerator}. Look at "
+            "the targets and at the scale of the outputs."
+        )
+    loss.require_additive(raw, batch.targets, batch.start)
+    count = loss.denominator(raw, batch.targets) if loss.is_mean else 0.0
+    return numerator, count
+
+
+def _require_unmixed(problem: Problem, batch: Batch, raw: Tensor) -> None:
+    """Raise unless the first samples answer the same without the others."""
+    if batch.size < 2:
+        return
+    part = batch.part(0, batch.size // 2)
+    alone = _raw(problem, part)
+    noise = torch.finfo(raw.dtype).eps ** 0.5 * raw.abs().max()
+    together = raw[: part.size]
+    if alone.shape != together.shape or bool(((alone - together).abs() > noise).any()):
+        raise ValueError(
+            "a risk over a data set needs every sample to be independent of the "
+            f"others; the outputs of the first {part.size} samples change when the "
+            f"other {batch.size - part.size} of their batch are left out. Is axis 0 "
+            "the sample axis, and is the model in eval mode?"
+        )
+
+
+def _require_twice_differentiable(loss: RiskLoss, batch: Batch, raw: Tensor) -> None:
+    advice = "Write it with differentiable functions of the raw outputs."
+    try:
+        multiply = second_derivative(
+            lambda z: loss.numerator(z, batch.targets), raw, checked=True
+        )
+        multiply(torch.ones_like(raw))
+    except RuntimeError as error:
+        raise ValueError(
+            f"curvature needs a loss that is twice differentiable by the raw outputs; "
+            f"{loss.name} is not ({error}). {advice}"
+        ) from error
+
+
+def _model_state(problem: Problem) -> tuple[str, list[bool]]:
+    model = problem.model
+    return state_digest(model), [module.training for module in model.modules()]
