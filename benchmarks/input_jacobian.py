@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     quick = options.quick
-    n, repetitions = (16, 1) if quick else (512, 5)
+    n, repetitions = (16, 1) if quick else (512, 3)
     sizes = {"n": (1, 2, 4), "k": (30, 100, 300), "side": (32, 64)}
     if quick:
         sizes = {"n": (1, 2), "k": (100,), "side": (32,)}
@@ -305,10 +305,10 @@ def main() -> None:
         "a warm-up; the error is that of all entries, in norm, against float64."
     )
     memory(report, n)
-    for k in (10, 100):
-        speed(report, n, k, repetitions)
-    two_outputs(report, n, repetitions)
-    growth(report, 16 if quick else 128, sizes, repetitions)
+    speed(report, n, 10, repetitions)
+    speed(report, max(16, n // 16), 100, repetitions)
+    two_outputs(report, max(16, n // 4), repetitions)
+    growth(report, 16 if quick else 64, sizes, repetitions)
     gram(report, 256 if quick else 4096, repetitions)
     if options.output:
         options.output.write_text("\n".join(report.lines) + "\n")

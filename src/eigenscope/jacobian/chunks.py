@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from eigenscope.budget import resolve
 from eigenscope.problem import ModelInputs, call_model
 
-_CACHE_BYTES = 2 * 2**20
+_CACHE_BYTES = 4 * 2**20
 _MAX_CHUNK = 256
 
 

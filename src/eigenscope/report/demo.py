@@ -1,11 +1,17 @@
 """Figures and page of the demo: true against random labels."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from eigenscope.experiments import load_jacobian_results
 from eigenscope.plots import demo_figure, save_figure
-from eigenscope.report.jacobian import HEADER, spectrum_rows, write_jacobian_page
+from eigenscope.report.jacobian import (
+    HEADER,
+    draw_jacobian_figures,
+    spectrum_rows,
+    write_jacobian_page,
+)
 from eigenscope.report.page import PageFigure, Table, write_page
 from eigenscope.store import Run
 
@@ -52,16 +58,14 @@ def write_demo_page(runs: Mapping[str, Run], out: Path) -> tuple[Path, Path]:
             PageFigure(
                 title="True against random labels",
                 caption="Spectra of 𝒥𝒥ᵀ over the test images and their tails: the same "
-                "network, data and training, with the right labels and with labels "
-                "drawn at random, which it has to memorize.",
+                "network, data and kind of training, with the right labels and with "
+                "labels drawn at random, which can only be memorized.",
                 image=image,
             ),
             *[
-                PageFigure(
-                    title=f"{labels} labels, {path.stem}", caption="", image=path
-                )
+                replace(figure, title=f"{figure.title}, {labels} labels")
                 for labels, run in runs.items()
-                for path in sorted((run.path / "figures").glob("*.png"))
+                for figure in draw_jacobian_figures(load_jacobian_results(run))
             ],
         ],
         provenance={labels: dict(run.arguments) for labels, run in runs.items()},

@@ -46,9 +46,6 @@ def write_jacobian_page(run: Run) -> Path:
         The page's path.
     """
     results = load_jacobian_results(run)
-    figures = [
-        figure for result in results.spectra for figure in _draw(results, result)
-    ]
     page = run.path / "index.html"
     arguments = run.arguments
     write_page(
@@ -56,7 +53,7 @@ def write_jacobian_page(run: Run) -> Path:
         title=f"Input-output Jacobian of {arguments.get('model')}",
         summary=_summary(results),
         tables=[Table(title="Spectra", header=HEADER, rows=spectrum_rows(results))],
-        figures=figures,
+        figures=draw_jacobian_figures(results),
         provenance={
             "arguments": dict(arguments),
             "settings": dict(run.settings),
@@ -66,6 +63,18 @@ def write_jacobian_page(run: Run) -> Path:
         },
     )
     return page
+
+
+def draw_jacobian_figures(results: JacobianResults) -> list[PageFigure]:
+    """Draw every result of a run into its `figures`.
+
+    Args:
+        results: What the run has found.
+
+    Returns:
+        The figures with titles and captions.
+    """
+    return [figure for result in results.spectra for figure in _draw(results, result)]
 
 
 def spectrum_rows(results: JacobianResults) -> list[Sequence[object]]:
@@ -129,7 +138,13 @@ def _draw(results: JacobianResults, result: SpectrumResult) -> list[PageFigure]:
         )
         caption = "Squared Frobenius norm of every sample's own Jacobian."
         drawn.append(
-            _saved(run, f"diagonal_{result.output}.png", figure, "Diagonal", caption)
+            _saved(
+                run,
+                f"diagonal_{result.output}.png",
+                figure,
+                f"Diagonal, {result.output}",
+                caption,
+            )
         )
     return drawn + _draw_vectors(results, result)
 
@@ -157,7 +172,7 @@ def _draw_vectors(results: JacobianResults, result: SpectrumResult) -> list[Page
         title=f"Top eigenvectors of {product}, {result.output}",
     )
     file = f"eigenvectors_{result.name}.png"
-    return [_saved(run, file, figure, "Top eigenvectors", caption)]
+    return [_saved(run, file, figure, f"Top eigenvectors, {result.name}", caption)]
 
 
 def _class_names(results: JacobianResults) -> list[str] | None:
