@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eigenscope.analysis import PowerLaw, fit_power_law, wasserstein
-    from eigenscope.estimators import spectrum, top_eigenpairs
+    from eigenscope.estimators import spectrum, top_eigenpairs, weight_spectra
     from eigenscope.jacobian import (
         input_jacobian,
         parameter_jacobian,
@@ -44,6 +44,7 @@ __all__ = [
     "spectrum",
     "top_eigenpairs",
     "wasserstein",
+    "weight_spectra",
 ]
 
 __version__ = version("eigenscope")
@@ -69,6 +70,7 @@ _HOMES = {
     "spectrum": "estimators",
     "top_eigenpairs": "estimators",
     "wasserstein": "analysis",
+    "weight_spectra": "estimators",
 }
 
 

@@ -14,6 +14,7 @@ from eigenscope.problem.outputs import (
     output_derivative,
     transform_outputs,
 )
+from eigenscope.problem.parameters import select_parameters
 from eigenscope.problem.problem import Problem
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "output_cotangent",
     "output_derivative",
     "require_no_batch_statistics",
+    "select_parameters",
     "state_digest",
     "transform_outputs",
 ]
