@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     from eigenscope.problem import DataChangedError, Problem
     from eigenscope.spectra import Density, Eigenpairs, Spectrum
     from eigenscope.store import Run
+    from eigenscope.training import History, Recorder, Schedule
 
 __all__ = [
     "DataChangedError",
     "Dense",
     "Density",
     "Eigenpairs",
+    "History",
     "InputJacobian",
     "ParameterJacobian",
     "PowerLaw",
     "Problem",
+    "Recorder",
     "Run",
+    "Schedule",
     "Spectrum",
     "fit_power_law",
     "gram",
@@ -54,11 +58,14 @@ _HOMES = {
     "Dense": "operators",
     "Density": "spectra",
     "Eigenpairs": "spectra",
+    "History": "training",
     "InputJacobian": "operators",
     "ParameterJacobian": "operators",
     "PowerLaw": "analysis",
     "Problem": "problem",
+    "Recorder": "training",
     "Run": "store",
+    "Schedule": "training",
     "Spectrum": "spectra",
     "fit_power_law": "analysis",
     "gram": "operators",

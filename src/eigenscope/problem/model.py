@@ -195,16 +195,18 @@ def state_digest(model: nn.Module) -> str:
 
 
 @contextmanager
-def left_as_found(model: nn.Module) -> Generator[None]:
+def left_as_found(model: nn.Module, *, every_buffer: bool = False) -> Generator[None]:
     """Restore random states, and buffers that passes through the model update.
 
     A module of torch updates its buffers in training mode at most; any other module
-    may do so whenever it is called.
+    may do so whenever it is called. `every_buffer` restores all, whoever runs inside.
     """
     saved = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
-        if module.training or not type(module).__module__.startswith("torch.nn.")
+        if every_buffer
+        or module.training
+        or not type(module).__module__.startswith("torch.nn.")
         for name, buffer in module.named_buffers(recurse=False)
     ]
     try:

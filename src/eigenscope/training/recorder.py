@@ -1,0 +1,192 @@
+"""Measuring a network while anybody's loop trains it, and leaving no trace."""
+
+import json
+import math
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, final, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from eigenscope._types import JsonValue, require_choice
+from eigenscope.problem import DataChangedError, left_as_found, state_digest
+from eigenscope.spectra import Spectrum
+from eigenscope.store import Run, write_atomically
+from eigenscope.training.history import History, record_name
+from eigenscope.training.schedule import Schedule
+
+Mode = Literal["eval", "as_is"]
+
+
+@runtime_checkable
+class Estimated(Protocol):
+    """A number with its standard error, such as `es.trace` gives."""
+
+    @property
+    def value(self) -> Any:
+        """The number."""
+        ...
+
+    @property
+    def stderr(self) -> Any:
+        """Its standard error."""
+        ...
+
+
+Measured = float | Tensor | Estimated | Spectrum | Mapping[str, Any]
+Measure = Callable[[nn.Module], Measured]
+
+
+@final
+class Recorder:
+    """Measures a network at scheduled epochs or steps of any training loop.
+
+    Call `record(model, number)` wherever the loop has finished an epoch or a step.
+    The training goes on as if nothing had happened, to the bit: random states,
+    BatchNorm statistics, mode, gradients and `requires_grad` are given back as they
+    were, and a measure that changes a weight is refused. Every recording is on disk
+    when `record` returns; a loop that resumes skips what is there.
+
+    Args:
+        run: A run that is open for writing.
+        measures: By name, functions of the network: of a number, a `Spectrum`, an
+            estimate (value and stderr), or a mapping of such, whose keys are added to
+            the name after a slash.
+        schedule: When to measure; at every call by default.
+        mode: "eval" puts the network in eval mode while it is measured, "as_is" leaves
+            it in the mode of the training.
+
+    Raises:
+        ValueError: If there is no measure, or the run was begun with others.
+
+    Cost:
+        What the measures cost, and hashing the weights twice.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> net, folder = nn.Linear(2, 1), tempfile.TemporaryDirectory()
+        >>> path = pathlib.Path(folder.name) / "run"
+        >>> with Run.create(path, verb="train", arguments={}) as run:
+        ...     norm = lambda model: model.weight.norm().item()
+        ...     recorder = Recorder(run, {"norm": norm}, schedule=Schedule.every(2))
+        ...     [recorder.record(net, epoch) for epoch in range(4)]
+        [True, False, True, False]
+        >>> History.load(Run.open(path)).series("norm")[0].tolist()
+        [0, 2]
+        >>> folder.cleanup()
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        measures: Mapping[str, Measure],
+        *,
+        schedule: Schedule | None = None,
+        mode: Mode = "eval",
+    ) -> None:
+        require_choice("mode", mode, Mode)
+        if not measures:
+            raise ValueError("measures must hold at least one function; got none.")
+        self.schedule = schedule or Schedule.every(1)
+        self._run = run
+        self._measures = dict(measures)
+        self._mode: Mode = mode
+        names: list[JsonValue] = list(measures)
+        run.record_settings(
+            {"measures": names, "schedule": self.schedule.to_json(), "mode": mode}
+        )
+
+    def record(self, model: nn.Module, number: int) -> bool:
+        """Measure and save, if this epoch or step is due and not there yet.
+
+        Args:
+            model: The network that is being trained.
+            number: Of the epoch or step, at least 0; 0 is usually before the first.
+
+        Returns:
+            Whether anything was measured.
+
+        Raises:
+            TypeError: If a measure gives something else.
+            DataChangedError: If a measure changes a weight.
+        """
+        marker = self._run.results_path(f"{record_name(number)}.json")
+        if not self.schedule.is_due(number) or marker.exists():
+            return False
+        entries: dict[str, Any] = {}
+        for name, measure in self._measures.items():
+            with self._run.stage(name), _untouched(model, self._mode, name):
+                found = measure(model)
+            for key, value in _flattened(name, found):
+                entries[key] = self._saved(number, len(entries), key, value)
+        content = {"number": number, "entries": entries}
+        write_atomically(marker, json.dumps(content, allow_nan=False))
+        return True
+
+    def history(self) -> History:
+        """Return everything that has been recorded so far."""
+        return History.load(self._run)
+
+    def _saved(self, number: int, place: int, name: str, value: object) -> Any:
+        """Return the JSON that stands for a value; a spectrum goes to a file."""
+        if isinstance(value, Spectrum):
+            file = f"{record_name(number)}_{place:03d}.npz"
+            value.save(self._run.results_path(file))
+            return {"spectrum": file}
+        if isinstance(value, Estimated):
+            return [_number(name, value.value), _number(name, value.stderr)]
+        return _number(name, value)
+
+
+def _flattened(name: str, found: object) -> list[tuple[str, object]]:
+    if isinstance(found, Mapping):
+        return [
+            pair
+            for key, value in found.items()
+            for pair in _flattened(f"{name}/{key}", value)
+        ]
+    return [(name, found)]
+
+
+def _number(name: str, value: Any) -> float | None:
+    """Return a finite number, None for another; a tensor of one element is one.
+
+    Raises:
+        TypeError: If it is no number.
+    """
+    plain = value.detach() if isinstance(value, Tensor) else value
+    try:
+        number = float(plain)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "a measure must give a number, a Spectrum, an estimate with value and "
+            f"stderr, or a mapping of these; {name!r} gave {type(value).__name__}."
+        ) from error
+    return number if math.isfinite(number) else None
+
+
+@contextmanager
+def _untouched(model: nn.Module, mode: Mode, name: str) -> Generator[None]:
+    """Give back mode, gradients and random states; refuse changed weights."""
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [(p, p.grad, p.requires_grad) for p in model.parameters()]
+    before = state_digest(model)
+    try:
+        with left_as_found(model, every_buffer=True), torch.enable_grad():
+            if mode == "eval":
+                model.eval()
+            for parameter, _, _ in parameters:
+                parameter.grad = None
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, gradient, required in parameters:
+            parameter.grad = gradient
+            parameter.requires_grad = required
+    if state_digest(model) != before:
+        raise DataChangedError(
+            "a measure must leave the network as it is; weights have changed "
+            f"during {name!r}. Work on a copy: copy.deepcopy(model)."
+        )
