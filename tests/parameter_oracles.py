@@ -59,3 +59,27 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def data_of(inputs: Any) -> Any:
     return [inputs] if isinstance(inputs, dict) else inputs
+
+
+def loop_kernels(
+    model: nn.Module,
+    left: Any,
+    right: Any = None,
+    output: Function = lambda raw: raw,
+    only: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """(i, j, c, e) of every parameter from the gradients of a loop."""
+    rows = loop_jacobian(model, left, output, only)
+    columns = rows if right is None else loop_jacobian(model, right, output, only)
+    flat = {
+        name: [J.reshape(*J.shape[:2], -1) for J in (rows[name], columns[name])]
+        for name in rows
+    }
+    return {
+        name: torch.einsum("icp,jep->ijce", one, other)
+        for name, (one, other) in flat.items()
+    }
+
+
+def traces(kernels: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.einsum("ijcc->ij", K) for name, K in kernels.items()}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import eigenscope as es
+from eigenscope.kernels.triangles import add_lower_product, mirror_lower
 from eigenscope.operators import Jacobian, StoredGram
-from eigenscope.operators.products import add_lower_product, mirror_lower
 
 EXACT: Any = {"rtol": 1e-11, "atol": 1e-12}
 OUTPUTS: list[Any] = ["logits", "probabilities", operator_cases.squares]

@@ -17,14 +17,24 @@ if TYPE_CHECKING:
         per_sample_gradients,
         register_rule,
     )
+    from eigenscope.kernels import (
+        condition_number,
+        conjugate_kernel,
+        kernel_alignment,
+        kernel_target_alignment,
+        ntk,
+        ntk_components,
+        projected_ntk,
+    )
     from eigenscope.losses import next_token_loss
-    from eigenscope.operators import Dense, InputJacobian, ParameterJacobian, gram
+    from eigenscope.operators import NTK, Dense, InputJacobian, ParameterJacobian, gram
     from eigenscope.problem import DataChangedError, Problem
     from eigenscope.spectra import Density, Eigenpairs, Spectrum
     from eigenscope.store import Run
     from eigenscope.training import History, Recorder, Schedule
 
 __all__ = [
+    "NTK",
     "DataChangedError",
     "Dense",
     "Density",
@@ -38,12 +48,19 @@ __all__ = [
     "Run",
     "Schedule",
     "Spectrum",
+    "condition_number",
+    "conjugate_kernel",
     "fit_power_law",
     "gram",
     "input_jacobian",
+    "kernel_alignment",
+    "kernel_target_alignment",
     "next_token_loss",
+    "ntk",
+    "ntk_components",
     "parameter_jacobian",
     "per_sample_gradients",
+    "projected_ntk",
     "register_rule",
     "spectrum",
     "top_eigenpairs",
@@ -60,6 +77,7 @@ _HOMES = {
     "Eigenpairs": "spectra",
     "History": "training",
     "InputJacobian": "operators",
+    "NTK": "operators",
     "ParameterJacobian": "operators",
     "PowerLaw": "analysis",
     "Problem": "problem",
@@ -67,12 +85,19 @@ _HOMES = {
     "Run": "store",
     "Schedule": "training",
     "Spectrum": "spectra",
+    "condition_number": "kernels",
+    "conjugate_kernel": "kernels",
     "fit_power_law": "analysis",
     "gram": "operators",
     "input_jacobian": "jacobian",
+    "kernel_alignment": "kernels",
+    "kernel_target_alignment": "kernels",
     "next_token_loss": "losses",
+    "ntk": "kernels",
+    "ntk_components": "kernels",
     "parameter_jacobian": "jacobian",
     "per_sample_gradients": "jacobian",
+    "projected_ntk": "kernels",
     "register_rule": "jacobian",
     "spectrum": "estimators",
     "top_eigenpairs": "estimators",

@@ -9,6 +9,9 @@ OutputName = Literal["logits", "probabilities", "log_probabilities"]
 OutputSpec = OutputName | Callable[[Tensor], Tensor]
 Layout = Literal["samples", "outputs"]
 Side = Literal["auto", "rows", "columns"]
+KernelOutputs = Literal["full", "trace"]
+Components = Literal["parameter", "module"]
+KernelMethod = Literal["auto", "jacobian", "structured", "products"]
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 

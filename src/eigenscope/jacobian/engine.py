@@ -153,7 +153,7 @@ class ParameterEngine:
                     part.write(result, add=name in written)
                     written.add(name)
                     if not part.is_bounded():
-                        _require_finite(name, result, batch.start)
+                        require_finite_gradients(name, result, batch.start)
                 for name in results.keys() - written:
                     results[name][:, columns].zero_()
 
@@ -295,7 +295,17 @@ class OpenChunk:
                 ).items()
 
 
-def _require_finite(name: str, result: Tensor, start: int) -> None:
+def require_finite_gradients(name: str, result: Tensor, start: int) -> None:
+    """Raise if an entry of one parameter's gradients is NaN or infinite.
+
+    Args:
+        name: The parameter.
+        result: Gradients of consecutive samples, which are on axis 0.
+        start: Index of the first.
+
+    Raises:
+        ValueError: Naming the first such sample and the parameter.
+    """
     bad = (~result.isfinite()).flatten(1).any(1)
     if bool(bad.any()):
         sample = start + int(bad.nonzero()[0, 0])

@@ -10,10 +10,10 @@ from typing_extensions import override
 
 from eigenscope._types import JsonValue, Side, require_choice
 from eigenscope.budget import format_bytes, resolve
+from eigenscope.kernels.triangles import add_lower_product, mirror_lower
 from eigenscope.operators.base import Dense, Jacobian, SymmetricOperator
 from eigenscope.operators.gram_tiles import FACTOR_DTYPE, write_gram
 from eigenscope.operators.jacobian import InputJacobian
-from eigenscope.operators.products import add_lower_product, mirror_lower
 from eigenscope.operators.streams import streamed_gram_product
 from eigenscope.store import Run, TiledArray
 

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from eigenscope._types import Side
 from eigenscope.budget import format_bytes
-from eigenscope.operators.jacobian import InputJacobian
-from eigenscope.operators.products import (
+from eigenscope.kernels.triangles import (
     add_lower_product,
     add_product,
     mirror_lower,
 )
+from eigenscope.operators.jacobian import InputJacobian
 from eigenscope.operators.stored_blocks import StoredBlocks
 from eigenscope.progress import progress
 from eigenscope.store import Run, TiledArray

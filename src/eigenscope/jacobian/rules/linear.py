@@ -34,7 +34,7 @@ class Linear(Rule):
             left, right = _rows(cotangents, 2), _rows(use.inputs[0].unsqueeze(1), 2)
             result["weight"] = Outer(left, right, tuple(use.weights["weight"].shape))
         if "bias" in roles:
-            result["bias"] = Plain(_rows(cotangents, 2).sum((2, 3)))
+            result["bias"] = Plain(_sum_over_positions(_rows(cotangents, 2)))
         return result
 
 
@@ -68,7 +68,7 @@ class Product(Rule):
             left, right = _rows(use.inputs[0].unsqueeze(1), 2), _rows(cotangents, 2)
             result["weight"] = Outer(left, right, tuple(use.weights["weight"].shape))
         if "bias" in roles:
-            values = _rows(cotangents, 2).sum((2, 3))
+            values = _sum_over_positions(_rows(cotangents, 2))
             shape = use.weights["bias"].shape
             result["bias"] = Plain(values.reshape(*values.shape[:2], *shape))
         return result
@@ -105,6 +105,14 @@ class Bilinear(Rule):
 def _rows(tensor: Tensor, axis: int) -> Tensor:
     """Return (sample, output, 1, position, feature) of (sample, output, …, feature)."""
     return tensor.flatten(axis, -2).unsqueeze(2)
+
+
+def _sum_over_positions(rows: Tensor) -> Tensor:
+    """Return (sample, output, feature), a view where there is one position.
+
+    That the weight's cotangents are the bias's gradients then shows in the memory.
+    """
+    return rows[:, :, 0, 0] if rows.shape[3] == 1 else rows.sum((2, 3))
 
 
 def _linear_use(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Use:  # noqa: A002 - torch's names

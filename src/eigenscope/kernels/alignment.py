@@ -1,0 +1,166 @@
+"""How alike two kernels are, and how well conditioned one is."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+_MATRIX = (
+    "{} must be a square matrix (n, n) or a full kernel (n, n, k, k) of one set of "
+    "samples; got shape {}. Leave out x2."
+)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionNumber:
+    """κ = λ_max / λ_min of a symmetric matrix, and whether λ_min could be resolved.
+
+    Attributes:
+        value: κ; infinite if λ_min is zero or below.
+        largest: λ_max.
+        smallest: λ_min.
+        noise_floor: ε · λ_max · √D of the matrix's own precision.
+        is_resolved: Whether λ_min is above the noise floor; if not, κ is only known
+            to be at least about λ_max / noise_floor.
+    """
+
+    value: float
+    largest: float
+    smallest: float
+    noise_floor: float
+    is_resolved: bool
+
+
+def condition_number(kernel: Float[Tensor, "..."]) -> ConditionNumber:
+    """κ = λ_max / λ_min of a kernel matrix, computed in float64.
+
+    Args:
+        kernel: (n, n), or (n, n, k, k), which is taken as the (n·k) × (n·k) matrix.
+
+    Returns:
+        The number with the two eigenvalues and what is rounding.
+
+    Raises:
+        ValueError: If the kernel is no square matrix.
+
+    Cost:
+        About 4/3 D³ operations.
+
+    Example:
+        >>> condition_number(torch.diag(torch.tensor([4.0, 1.0]))).value
+        4.0
+    """
+    matrix = _as_matrix(kernel, "kernel")
+    values = torch.linalg.eigvalsh(matrix)
+    smallest, largest = float(values[0]), float(values[-1])
+    floor = torch.finfo(kernel.dtype).eps * largest * len(matrix) ** 0.5
+    return ConditionNumber(
+        value=largest / smallest if smallest > 0 else float("inf"),
+        largest=largest,
+        smallest=smallest,
+        noise_floor=floor,
+        is_resolved=smallest > floor,
+    )
+
+
+def kernel_alignment(
+    a: Float[Tensor, "..."], b: Float[Tensor, "..."], *, centered: bool = False
+) -> float:
+    """⟨A, B⟩ / (‖A‖ ‖B‖) in the Frobenius inner product: the cosine of two kernels.
+
+    As between a trace NTK and the conjugate kernel, or one kernel at two times.
+
+    Args:
+        a: (n, n), or (n, n, k, k).
+        b: A kernel of the same shape.
+        centered: Whether to take H A H and H B H, H = I - 11ᵀ/n, first.
+
+    Returns:
+        A number between -1 and 1, at least 0 for positive semi-definite kernels.
+
+    Raises:
+        ValueError: If the shapes differ or are no kernels', or a kernel is zero.
+
+    References:
+        Cristianini, Shawe-Taylor, Elisseeff, Kandola (2001), NIPS 14; centered: Cortes,
+        Mohri, Rostamizadeh (2012), JMLR 13, eq. 3.
+
+    Example:
+        >>> round(kernel_alignment(torch.eye(2), torch.ones(2, 2)), 4)
+        0.7071
+    """
+    if a.shape != b.shape:
+        raise ValueError(
+            f"two kernels must have the same shape; got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}. Take outputs='trace' to compare with a conjugate "
+            "kernel."
+        )
+    matrices = [_as_matrix(a, "a"), _as_matrix(b, "b")]
+    if centered:
+        matrices = [_centered(matrix) for matrix in matrices]
+    norms = [float(matrix.norm()) for matrix in matrices]
+    if not all(norms):
+        raise ValueError(
+            "alignment needs kernels that are not zero; "
+            f"{'a' if norms[0] == 0 else 'b'} is"
+            f"{', once centered' if centered else ''}. Take other samples."
+        )
+    return float((matrices[0] * matrices[1]).sum()) / norms[0] / norms[1]
+
+
+def kernel_target_alignment(
+    kernel: Float[Tensor, "sample sample"],
+    targets: Num[Tensor, "..."],
+    *,
+    centered: bool = False,
+) -> float:
+    """⟨K, YYᵀ⟩ / (‖K‖ ‖YYᵀ‖): the cosine between a kernel and the ideal one.
+
+    Args:
+        kernel: (n, n), such as a trace NTK or a conjugate kernel.
+        targets: Classes as integers (n,), for which Y is one-hot, or numbers (n,) or
+            (n, m) that are Y themselves.
+        centered: As for `kernel_alignment`.
+
+    Returns:
+        A number between 0 and 1 for a positive semi-definite kernel.
+
+    Raises:
+        ValueError: If there is not one target per row.
+
+    Example:
+        >>> round(kernel_target_alignment(torch.eye(2), torch.tensor([0, 1])), 12)
+        1.0
+    """
+    if kernel.ndim != 2 or targets.ndim not in {1, 2} or len(targets) != len(kernel):
+        raise ValueError(
+            "target alignment needs a kernel (n, n) and n targets; got shapes "
+            f"{tuple(kernel.shape)} and {tuple(targets.shape)}. Take outputs='trace'."
+        )
+    if targets.is_floating_point():
+        y = targets.double()
+        y = y.unsqueeze(1) if y.ndim == 1 else y
+    else:
+        _, classes = targets.flatten().unique(return_inverse=True)
+        y = torch.nn.functional.one_hot(classes).double()
+    return kernel_alignment(
+        kernel.double(), (y @ y.T).to(kernel.device), centered=centered
+    )
+
+
+def _as_matrix(kernel: Tensor, name: str) -> Float[Tensor, "row row"]:
+    if kernel.ndim == 4:
+        n, k = kernel.shape[0], kernel.shape[2]
+        if kernel.shape == (n, n, k, k):
+            kernel = kernel.transpose(1, 2).reshape(n * k, n * k)
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not len(kernel):
+        raise ValueError(_MATRIX.format(name, tuple(kernel.shape)))
+    return kernel.detach().double()
+
+
+def _centered(matrix: Tensor) -> Tensor:
+    rows = matrix - matrix.mean(0, keepdim=True)
+    return rows - rows.mean(1, keepdim=True)

@@ -1,0 +1,205 @@
+"""The conjugate kernel: inner products of the features inside a network."""
+
+import difflib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eigenscope.autodiff import large_empty
+from eigenscope.budget import format_bytes, resolve
+from eigenscope.kernels.matrices import require_finite_kernel
+from eigenscope.kernels.triangles import add_lower_product, add_product, mirror_lower
+from eigenscope.problem import Batch, Problem, call_model, left_as_found
+from eigenscope.problem.alike import data_of, require_alike
+
+_CHUNK = 128
+
+
+def conjugate_kernel(
+    model: nn.Module,
+    x1: Tensor | Mapping[str, Any],
+    x2: Tensor | Mapping[str, Any] | None = None,
+    *,
+    layer: str | None = None,
+    memory: str | int | None = None,
+) -> Float[Tensor, "left right"]:
+    """K[i, j] = ⟨φ(x_i), φ(x_j)⟩ for features φ inside a network, flattened.
+
+    φ is what enters the last linear layer that runs, or what leaves a named module (the
+    last time, where it runs more than once). With the last layer's weight as the only
+    parameter, the trace of the tangent kernel is k times this kernel.
+
+    Args:
+        model: Any module; samples should not influence each other.
+        x1: Inputs, a tensor or a mapping of keyword arguments.
+        x2: More inputs of the same shape and dtype; None for x1.
+        layer: Path of the module whose output is φ; None for the input of the last
+            linear layer.
+        memory: Budget such as "4GiB" for result and features; None for half of what is
+            available.
+
+    Returns:
+        The kernel, in units of feature², in the model's dtype.
+
+    Raises:
+        TypeError: If the named module returns something else than a tensor.
+        ValueError: If there is no such module or no linear layer, the two sets differ
+            in shape or dtype, or something does not fit or is not finite.
+
+    Cost:
+        One forward pass; n₁ · n₂ · features operations, half of them for one set.
+
+    References:
+        Fan, Wang (2020), arXiv 2005.11879.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> x = torch.eye(2)
+        >>> phi = net[1](net[0](x))
+        >>> torch.allclose(conjugate_kernel(net, x), phi @ phi.T)
+        True
+    """
+    if x2 is not None:
+        require_alike(x1, x2)
+    left = _features(Problem(model, data_of(x1), params=[]), layer, memory)
+    right = left
+    if x2 is not None:
+        right = _features(Problem(model, data_of(x2), params=[]), layer, memory)
+    _require_room(len(left), len(right), left, memory)
+    dtype = torch.float32 if left.dtype in _HALF else left.dtype
+    result = large_empty((len(left), len(right)), dtype=dtype, device=left.device)
+    if x2 is None:
+        add_lower_product(result, left.to(dtype), fresh=True)
+        mirror_lower(result)
+    else:
+        add_product(result, left.to(dtype), right.to(dtype), fresh=True)
+    require_finite_kernel(result, 1)
+    return result.to(left.dtype)
+
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def features_of(
+    problem: Problem, layer: str | None, batch: Batch
+) -> Float[Tensor, "sample feature"]:
+    """Return the features of one batch.
+
+    Args:
+        problem: The network.
+        layer: As for `conjugate_kernel`.
+        batch: The samples.
+
+    Returns:
+        One row per sample.
+
+    Raises:
+        TypeError: If they are no tensor.
+        ValueError: If the layer does not run, or samples are not on axis 0.
+    """
+    model = problem.model
+    watch = _Watch()
+    with ExitStack() as stack:
+        for handle in _watched(model, layer, watch):
+            stack.callback(handle.remove)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(left_as_found(model))
+        call_model(model, batch.inputs)
+    found = watch.found
+    what = "the last linear layer" if layer is None else f"layer {layer!r}"
+    if not watch.ran:
+        raise ValueError(
+            f"{what} must run when the model does; it does not. Name a module that "
+            f"does: {_listed([name for name, _ in model.named_modules() if name])}."
+        )
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"features must be a tensor; {what} gives {type(found).__name__}. Name "
+            "another module."
+        )
+    if found.ndim == 0 or len(found) != batch.size:
+        raise ValueError(
+            f"features must have the {batch.size} samples on axis 0; those of {what} "
+            f"have shape {tuple(found.shape)}. Name another module."
+        )
+    return found.detach().reshape(batch.size, -1)
+
+
+@final
+class _Watch:
+    """Keeps the features of the last call."""
+
+    def __init__(self) -> None:
+        self.found: object = None
+        self.ran = False
+
+    def entering(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Note what a linear layer is given."""
+        del module
+        if args:
+            self.found, self.ran = _kept(args[0]), True
+
+    def leaving(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Note what the named module returns."""
+        del module, args
+        self.found, self.ran = _kept(output), True
+
+
+def _kept(value: object) -> object:
+    """Return a copy: the network may go on to change it in place."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _watched(model: nn.Module, layer: str | None, watch: _Watch) -> list[Any]:
+    modules = dict(model.named_modules())
+    if layer is not None:
+        if layer not in modules:
+            close = difflib.get_close_matches(layer, modules, n=3, cutoff=0.0)
+            raise ValueError(
+                f"layer must be the path of a module; {layer!r} is none. The nearest: "
+                f"{_listed([name for name in close if name])}."
+            )
+        return [modules[layer].register_forward_hook(watch.leaving)]
+    linear = [module for module in modules.values() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(
+            "features that enter the last linear layer need an nn.Linear; the model "
+            "has none. Name the module whose output they are: "
+            f"layer= {_listed([name for name in modules if name])}."
+        )
+    return [module.register_forward_pre_hook(watch.entering) for module in linear]
+
+
+def _features(problem: Problem, layer: str | None, memory: str | int | None) -> Tensor:
+    """Return the features of all samples."""
+    result = torch.empty(0)
+    for batch in problem.batches.chunks(_CHUNK):
+        found = features_of(problem, layer, batch)
+        if batch.start == 0:
+            shape = (problem.num_samples, found.shape[1])
+            _require_room(problem.num_samples, 0, found, memory)
+            result = large_empty(shape, dtype=found.dtype, device=found.device)
+        result[batch.start : batch.start + batch.size] = found
+    return result
+
+
+def _require_room(
+    num_left: int, num_right: int, features: Tensor, memory: str | int | None
+) -> None:
+    size = num_left * (features.shape[1] + num_right) * features.element_size()
+    if size > resolve(memory):
+        raise ValueError(
+            "features and kernel must fit the memory budget of "
+            f"{format_bytes(resolve(memory))}; {num_left} samples with "
+            f"{features.shape[1]} features each take {format_bytes(size)}. Give more "
+            "with memory=, or take some samples at a time."
+        )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:8]) or "none at all"
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown

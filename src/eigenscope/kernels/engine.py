@@ -1,0 +1,272 @@
+"""Which gradients are kept, which are found again, and which pairs are multiplied."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import torch
+
+from eigenscope._types import KernelMethod, KernelOutputs, require_choice
+from eigenscope.budget import format_bytes
+from eigenscope.jacobian import ParameterEngine, PerSample
+from eigenscope.jacobian.mixing import at_least_two
+from eigenscope.kernels.blocks import Block, make_block
+from eigenscope.kernels.choices import Form, KernelChoice, choose
+from eigenscope.problem import Problem
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSettings:
+    """What decides the rounding of a kernel: to be repeated when a run goes on.
+
+    Attributes:
+        step: Samples of a range.
+        block_size: Samples that go through the network together.
+        forms: "jacobian", "structured" or "products" for every parameter.
+    """
+
+    step: int
+    block_size: int
+    forms: Mapping[str, Literal["jacobian", "structured", "products"]]
+
+
+_HALF = (torch.float16, torch.bfloat16)
+_STREAMED_BYTES = 256 * 2**20
+
+
+@final
+class KernelEngine:
+    """Keeps the gradients of one or two sets of samples and hands them out in pairs.
+
+    A first pass of two samples decides how every parameter's part of the kernel is
+    computed. Gradients, or the inputs and cotangents that stand for them, are kept
+    for as many samples as the memory holds; where these are not all, the second
+    member of the pairs is found again for each group of samples that is kept.
+
+    Args:
+        problem: The samples of the rows.
+        other: Those of the columns; None for the same.
+        outputs: "full" or "trace".
+        method: How the parts are computed.
+        free_bytes: Memory for gradients.
+        settings: Those of an earlier run, to repeat it.
+
+    Raises:
+        ValueError: If the problem has no parameters, or the gradients of a single
+            sample do not fit.
+
+    Attributes:
+        problem: The samples of the rows.
+        choices: How each parameter's part is computed.
+        dtype: Type of the sums: float32 for models of half precision.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        other: Problem | None = None,
+        *,
+        outputs: KernelOutputs,
+        method: KernelMethod,
+        free_bytes: int,
+        settings: KernelSettings | None = None,
+    ) -> None:
+        require_choice("outputs", outputs, KernelOutputs)
+        require_choice("method", method, KernelMethod)
+        if not problem.params:
+            raise ValueError(
+                "a tangent kernel needs parameters; the model has none that requires "
+                "gradients. Name frozen ones: params='*' takes them all."
+            )
+        self.problem = problem
+        self.outputs: KernelOutputs = outputs
+        self.dtype = torch.float32 if problem.dtype in _HALF else problem.dtype
+        self._left = ParameterEngine(problem)
+        self._right = ParameterEngine(other) if other is not None else self._left
+        self._is_symmetric = other is None
+        self._free_bytes = free_bytes
+        self._method: KernelMethod = method
+        self.choices = self._choose()
+        self._repeated = settings
+        if settings is not None:
+            self.choices = {
+                name: replace(choice, form=settings.forms[name])
+                for name, choice in self.choices.items()
+            }
+
+    def settings(self, most: int) -> KernelSettings:
+        """Return what decides the rounding, with ranges of at most `most` samples."""
+        if self._repeated is not None:
+            return self._repeated
+        fitting = max(1, self._free_bytes // (2 * self.sample_bytes))
+        return KernelSettings(
+            step=min(most, fitting, self.problem.num_samples),
+            block_size=self._block_size(),
+            forms={name: choice.form for name, choice in self.choices.items()},
+        )
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of what is kept of each sample."""
+        return max(1, sum(c.sample_bytes for c in self.choices.values()))
+
+    def pairs(
+        self, step: int | None = None, *, wanted: set[tuple[int, int]] | None = None
+    ) -> Iterator[tuple[int, int, Sequence[Block], Sequence[Block]]]:
+        """Yield the gradients of pairs of ranges of samples.
+
+        Args:
+            step: Samples of a range; a block if None.
+            wanted: Pairs (row range, column range) that are needed; of one set, only
+                the lower triangle ever is. All if None.
+
+        Yields:
+            Number of the row range and of the column range, and their blocks. For a
+            range with itself both are the same blocks.
+        """
+        step = step or self._block_size()
+        num_left = -(-self.problem.num_samples // step)
+        num_right = -(-self._right.problem.num_samples // step)
+        pairs = {
+            (i, j)
+            for i in range(num_left)
+            for j in range(i + 1 if self._is_symmetric else num_right)
+            if wanted is None or (i, j) in wanted
+        }
+        if self._method == "products":
+            yield from self._product_pairs(step, pairs)
+            return
+        kept = self._ranges_kept(step, num_left)
+        for first in range(0, num_right, kept):
+            columns = set(range(first, first + kept))
+            mine = {pair for pair in pairs if pair[1] in columns}
+            yield from self._pairs_of_columns(step, mine, columns)
+
+    def num_passes(self, step: int | None = None) -> int:
+        """Return how often the rows' samples go through the network, with `pairs`."""
+        step = step or self._block_size()
+        num_ranges = -(-self._right.problem.num_samples // step)
+        return -(-num_ranges // self._ranges_kept(step, num_ranges))
+
+    def _pairs_of_columns(
+        self, step: int, pairs: set[tuple[int, int]], columns: set[int]
+    ) -> Iterator[tuple[int, int, Sequence[Block], Sequence[Block]]]:
+        """Keep some column ranges and bring every row range that pairs with them."""
+        needed = {j for _, j in pairs}
+        rows = {i for i, _ in pairs}
+        if self._is_symmetric:
+            held: dict[int, list[Block]] = {}
+            for number, blocks in self._ranges(self._left, step, needed | rows):
+                if number in columns:
+                    held[number] = blocks
+                for j in sorted(held):
+                    if (number, j) in pairs:
+                        yield number, j, blocks, held[j]
+            return
+        held = dict(self._ranges(self._right, step, needed))
+        for number, blocks in self._ranges(self._left, step, rows):
+            for j in sorted(held):
+                if (number, j) in pairs:
+                    yield number, j, blocks, held[j]
+
+    def _product_pairs(
+        self, step: int, pairs: set[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, Sequence[Block], Sequence[Block]]]:
+        """Keep inputs and cotangents of some rows and bring gradients of columns."""
+        num_left = -(-self.problem.num_samples // step)
+        kept = self._ranges_kept(step, num_left)
+        for first in range(0, num_left, kept):
+            rows = set(range(first, first + kept))
+            mine = {pair for pair in pairs if pair[0] in rows}
+            held = dict(self._ranges(self._left, step, {i for i, _ in mine}))
+            needed = {j for _, j in mine}
+            for number, blocks in self._ranges(
+                self._right, step, needed, form="jacobian"
+            ):
+                for i in sorted(held):
+                    if (i, number) in mine:
+                        yield i, number, held[i], blocks
+
+    def _ranges(
+        self,
+        engine: ParameterEngine,
+        step: int,
+        wanted: set[int],
+        *,
+        form: Form | None = None,
+    ) -> Iterator[tuple[int, list[Block]]]:
+        """Yield the blocks of each range that is wanted, in one pass over the data."""
+        forms: dict[str, Form] = {
+            name: form or ("jacobian" if c.form == "jacobian" else "structured")
+            for name, c in self.choices.items()
+        }
+        size = min(step, self._block_size())
+        found: list[Block] = []
+        for batch in engine.chunks(size, boundary=step):
+            number, stop = batch.start // step, batch.start + batch.size
+            if number not in wanted:
+                continue
+            found.append(make_block(engine, batch, forms, self.dtype))
+            if stop % step == 0 or stop == engine.problem.num_samples:
+                yield number, found
+                found = []
+
+    def _ranges_kept(self, step: int, num_ranges: int) -> int:
+        """Return how many ranges of samples are kept together."""
+        each = step * self.sample_bytes
+        if num_ranges * each <= self._free_bytes:
+            return num_ranges
+        return max(1, self._free_bytes // each - 1)
+
+    def _block_size(self) -> int:
+        """Return the samples that go through the network together.
+
+        Raises:
+            ValueError: If not even one fits.
+        """
+        if self._repeated is not None:
+            return self._repeated.block_size
+        if self._method == "products":
+            return min(self._left.chunk_size, self._row_block_size())
+        fitting = self._free_bytes // (2 * self.sample_bytes)
+        if fitting < 1:
+            raise ValueError(
+                "the memory budget must hold what the kernel needs of two samples, "
+                f"{format_bytes(2 * self.sample_bytes)}, beside the result; it leaves "
+                f"{format_bytes(max(0, self._free_bytes))}. Give more with memory=."
+            )
+        return min(self._left.chunk_size, fitting)
+
+    def _row_block_size(self) -> int:
+        """Return the samples whose whole gradients are in memory together."""
+        num_entries = sum(p.numel() for p in self.problem.params.values())
+        row_bytes = num_entries * self._left.num_outputs * self.dtype.itemsize
+        most = min(_STREAMED_BYTES, self._free_bytes // 2)
+        return max(1, min(self._left.chunk_size, most // row_bytes))
+
+    def _choose(self) -> dict[str, KernelChoice]:
+        engine = self._left
+        probe = at_least_two(self.problem.batches.first(2))
+        parts: dict[str, list[PerSample]] = {}
+        with engine.open(probe) as chunk:
+            for name, part in chunk.parts(range(min(2, engine.num_outputs))):
+                parts.setdefault(name, []).append(part)
+        return choose(
+            parts,
+            num_entries={n: p.numel() for n, p in self.problem.params.items()},
+            num_outputs=engine.num_outputs,
+            num_samples=self._num_samples(),
+            itemsize=self.dtype.itemsize,
+            outputs=self.outputs,
+            method=self._method,
+            free_bytes=self._free_bytes,
+        )
+
+    def _num_samples(self) -> int:
+        samples = self.problem.num_samples
+        return (
+            samples
+            if self._is_symmetric
+            else (samples + self._right.problem.num_samples)
+        )

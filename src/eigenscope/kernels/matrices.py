@@ -1,0 +1,141 @@
+"""Kernels as whole matrices in memory."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from eigenscope._types import KernelMethod, KernelOutputs
+from eigenscope.autodiff import large_empty
+from eigenscope.budget import format_bytes, resolve
+from eigenscope.kernels.blocks import Block
+from eigenscope.kernels.engine import KernelEngine
+from eigenscope.kernels.pairs import add_pair
+from eigenscope.kernels.scratch import Scratch
+from eigenscope.kernels.triangles import mirror_lower
+from eigenscope.problem import Problem
+
+
+def kernel_matrices(
+    problem: Problem,
+    other: Problem | None,
+    *,
+    groups: Mapping[str, str],
+    outputs: KernelOutputs,
+    method: KernelMethod,
+    memory: str | int | None,
+) -> dict[str, Tensor]:
+    """Compute the tangent kernels of groups of parameters.
+
+    Args:
+        problem: Samples of the rows.
+        other: Samples of the columns; None for the same.
+        groups: Parameter to the name of its group.
+        outputs: "full" or "trace".
+        method: How.
+        memory: Budget.
+
+    Returns:
+        Group to kernel, rows and columns (sample, output) or samples alone, in the
+        type that sums are taken in.
+
+    Raises:
+        ValueError: If the result does not fit the budget or is not finite.
+    """
+    columns = other or problem
+    each = problem.num_outputs if outputs == "full" else 1
+    shape = problem.num_samples * each, columns.num_samples * each
+    names = dict.fromkeys(groups.values())
+    budget = resolve(memory)
+    itemsize = max(4, problem.dtype.itemsize)
+    needed = len(names) * shape[0] * shape[1] * itemsize
+    _require_room(needed, budget, shape, len(names), symmetric=other is None)
+    engine = KernelEngine(
+        problem,
+        other,
+        outputs=outputs,
+        method=method,
+        free_bytes=budget - needed,
+    )
+    results = {
+        name: large_empty(shape, dtype=engine.dtype, device=problem.device).zero_()
+        for name in names
+    }
+    scratch = Scratch()
+    for i, j, left, right in engine.pairs():
+        del i, j
+        for a in left:
+            for b in right:
+                add_blocks(results, groups, a, b, (0, 0), outputs, scratch)
+    for result in results.values():
+        if other is None:
+            mirror_lower(result)
+        require_finite_kernel(result, each)
+    return results
+
+
+def add_blocks(
+    results: Mapping[str, Tensor],
+    groups: Mapping[str, str],
+    a: Block,
+    b: Block,
+    origin: tuple[int, int],
+    outputs: KernelOutputs,
+    scratch: Scratch,
+) -> None:
+    """Add the products of two blocks at their place in the results.
+
+    Args:
+        results: Group to matrix.
+        groups: Parameter to group.
+        a: Samples of some rows.
+        b: Samples of some columns.
+        origin: Samples of the matrix's first row and column.
+        outputs: "full" or "trace".
+        scratch: Memory that is used again.
+    """
+    left, right = (a.rows.shape[1], b.rows.shape[1]) if outputs == "full" else (1, 1)
+    rows = slice((a.start - origin[0]) * left, (a.stop - origin[0]) * left)
+    columns = slice((b.start - origin[1]) * right, (b.stop - origin[1]) * right)
+    views = {name: result[rows, columns] for name, result in results.items()}
+    add_pair({n: views[g] for n, g in groups.items()}, a, b, outputs, scratch)
+
+
+def require_finite_kernel(matrix: Tensor, each: int, first: int = 0) -> None:
+    """Raise if an entry of a kernel overflowed.
+
+    Args:
+        matrix: Rows are samples, or samples and outputs.
+        each: Rows of a sample.
+        first: Sample of the first row.
+
+    Raises:
+        ValueError: Naming the first such sample.
+    """
+    if bool(matrix.sum().isfinite()):
+        return
+    bad = (~matrix.isfinite()).any(1)
+    if bool(bad.any()):
+        raise ValueError(
+            "the tangent kernel must be finite; that of sample "
+            f"{first + int(bad.nonzero()[0, 0]) // each} overflows {matrix.dtype}. "
+            "Look at the scale of this sample and of the weights, or compute in "
+            "float64."
+        )
+
+
+def _require_room(
+    needed: int, budget: int, shape: tuple[int, int], count: int, *, symmetric: bool
+) -> None:
+    if needed < budget:
+        return
+    what = "kernel" if count == 1 else f"{count} kernels"
+    way_out = (
+        "write it to a run: es.NTK(problem).write(run)"
+        if symmetric
+        else "take some samples of x1 at a time"
+    )
+    raise ValueError(
+        f"the {what} of {shape[0]} × {shape[1]} numbers must fit the memory budget of "
+        f"{format_bytes(budget)}; {format_bytes(needed)} are needed. Give more with "
+        f"memory=, take outputs='trace', or {way_out}."
+    )
