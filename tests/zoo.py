@@ -169,7 +169,8 @@ def randomized(model: nn.Module, source: torch.Generator) -> Any:
     model = model.to(torch.float64).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            scale = max(1, parameter[0].numel()) ** -0.5
+            rows = len(parameter) if parameter.ndim else 1
+            scale = max(1, parameter.numel() // rows) ** -0.5
             parameter.normal_(std=scale, generator=source)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

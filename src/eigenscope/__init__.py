@@ -27,7 +27,17 @@ if TYPE_CHECKING:
         projected_ntk,
     )
     from eigenscope.losses import next_token_loss
-    from eigenscope.operators import NTK, Dense, InputJacobian, ParameterJacobian, gram
+    from eigenscope.operators import (
+        NTK,
+        Dense,
+        Fisher,
+        GaussNewton,
+        Hessian,
+        InputJacobian,
+        ParameterJacobian,
+        gram,
+        layer_blocks,
+    )
     from eigenscope.problem import DataChangedError, Problem
     from eigenscope.spectra import Density, Eigenpairs, Spectrum
     from eigenscope.store import Run
@@ -39,6 +49,9 @@ __all__ = [
     "Dense",
     "Density",
     "Eigenpairs",
+    "Fisher",
+    "GaussNewton",
+    "Hessian",
     "History",
     "InputJacobian",
     "ParameterJacobian",
@@ -55,6 +68,7 @@ __all__ = [
     "input_jacobian",
     "kernel_alignment",
     "kernel_target_alignment",
+    "layer_blocks",
     "next_token_loss",
     "ntk",
     "ntk_components",
@@ -75,6 +89,9 @@ _HOMES = {
     "Dense": "operators",
     "Density": "spectra",
     "Eigenpairs": "spectra",
+    "Fisher": "operators",
+    "GaussNewton": "operators",
+    "Hessian": "operators",
     "History": "training",
     "InputJacobian": "operators",
     "NTK": "operators",
@@ -92,6 +109,7 @@ _HOMES = {
     "input_jacobian": "jacobian",
     "kernel_alignment": "kernels",
     "kernel_target_alignment": "kernels",
+    "layer_blocks": "operators",
     "next_token_loss": "losses",
     "ntk": "kernels",
     "ntk_components": "kernels",

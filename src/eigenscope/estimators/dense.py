@@ -20,7 +20,7 @@ from eigenscope.estimators.matrices import (
     require_budget,
     require_square,
 )
-from eigenscope.operators import Gram, LinearOperator, StoredGram
+from eigenscope.operators import Gram, LinearOperator, StoredGram, SymmetricOperator
 from eigenscope.spectra import Eigenpairs, Spectrum, rounding_floor
 from eigenscope.store.manifest import source_commit, versions
 
@@ -182,6 +182,8 @@ def _eigenvalues(
         "dtype": loaded.dtype,
         "asymmetry": loaded.asymmetry,
     }
+    if isinstance(operand, SymmetricOperator):
+        made |= {"operator": type(operand).__name__, **operand.remarks()}
     return values, floor, made
 
 
@@ -298,9 +300,9 @@ def _best_first(values: Float[Tensor, "n"], k: int, which: Which) -> Tensor:
 
 
 def _smaller_side(operand: Operand) -> Operand:
-    """The other side of a Gram matrix where that is the smaller one."""
-    if isinstance(operand, Gram) and operand.shape[0] > min(operand.factor.shape):
-        return operand.other_side()
+    """An operator with fewer rows and the same non-zero eigenvalues, if there is."""
+    if isinstance(operand, SymmetricOperator):
+        return operand.smaller_side() or operand
     return operand
 
 

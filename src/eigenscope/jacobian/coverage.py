@@ -92,6 +92,12 @@ def serve(
     )
 
 
+def require_visible_parameters(outputs: Tensor) -> None:
+    """Raise if the recorded graph hides parameters inside a reentrant checkpoint."""
+    if outputs.requires_grad:
+        _reach([get_gradient_edge(outputs).node], {})
+
+
 def _reached_outside(outputs: Tensor, calls: Sequence[Call]) -> set[Node]:
     """Return the nodes that the outputs reach when the calls' weights are cut off."""
     if not outputs.requires_grad:

@@ -10,13 +10,14 @@ from torch import Tensor
 from eigenscope.autodiff import (
     cotangents,
     exactly_requiring_grad,
+    recordable_batch,
     recording,
     twice_differentiable,
 )
 from eigenscope.jacobian.chunk import ChunkPass
 from eigenscope.jacobian.generic import Head, by_loop, by_vmap
 from eigenscope.jacobian.mixing import at_least_two
-from eigenscope.jacobian.pieces import pieces, recordable_batch
+from eigenscope.jacobian.pieces import pieces
 from eigenscope.jacobian.proof import Coverage, Path, prove, reason_without_rules
 from eigenscope.jacobian.rules import PerSample
 from eigenscope.jacobian.sample_axes import SampleAxes

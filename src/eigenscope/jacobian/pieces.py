@@ -1,13 +1,9 @@
 """Batches cut and joined to pieces of one size, as far as their shapes agree."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from torch import Tensor
-
-from eigenscope.autodiff import recordable
 from eigenscope.problem import Batch
-from eigenscope.problem.batch import join
+from eigenscope.problem.batch import join, sample_shapes
 
 
 def pieces(
@@ -28,7 +24,7 @@ def pieces(
     """
     waiting: list[Batch] = []
     for batch in batches:
-        if waiting and _shapes(waiting[0].inputs) != _shapes(batch.inputs):
+        if waiting and sample_shapes(waiting[0].inputs) != sample_shapes(batch.inputs):
             yield join(waiting)
             waiting = []
         first = 0
@@ -48,26 +44,3 @@ def pieces(
             waiting[-1] = waiting[-1].owned()
     if waiting:
         yield join(waiting)
-
-
-def recordable_batch(batch: Batch) -> Batch:
-    """Return the batch with tensors that autograd can record."""
-    return Batch(
-        inputs=_recordable(batch.inputs),
-        targets=_recordable(batch.targets),
-        start=batch.start,
-        size=batch.size,
-    )
-
-
-def _recordable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _recordable(entry) for key, entry in value.items()}
-    return recordable(value) if isinstance(value, Tensor) else value
-
-
-def _shapes(value: Any) -> Any:
-    """Return the shapes of the samples."""
-    if isinstance(value, dict):
-        return {key: _shapes(entry) for key, entry in value.items()}
-    return tuple(value.shape[1:]) if isinstance(value, Tensor) else None

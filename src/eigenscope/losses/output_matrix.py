@@ -58,7 +58,9 @@ class Diagonal(OutputMatrix):
 class Categorical(OutputMatrix):
     """M = m (diag p - ppᵀ) at every position, p the softmax of the logits.
 
-    S = √m (diag √p - p √pᵀ), so no class × class matrix is ever formed.
+    T = √m (diag √p - p √pᵀ) has T Tᵀ = M and T √p = 0. The reflection of √p to the
+    last axis, I - w wᵀ / (1 + √p_k) with w = √p + e_k, therefore leaves k - 1 columns
+    S, which is the rank of M. No class × class matrix is ever formed.
 
     Args:
         logits: Classes on axis 1.
@@ -89,8 +91,11 @@ class Categorical(OutputMatrix):
     @override
     def project(self, raw: Tensor) -> Float[Tensor, "sample row"]:
         p, logits = self._probabilities, self._arrange(raw)
+        roots = p.sqrt()
         centered = logits - (p * logits).sum(1, keepdim=True)
-        return (centered * (p * self._mass).sqrt()).flatten(1)
+        images = centered * roots * self._mass.sqrt()
+        last = images[:, -1:] / (1 + roots[:, -1:])
+        return (images[:, :-1] - roots[:, :-1] * last).flatten(1)
 
 
 @final

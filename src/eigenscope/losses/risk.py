@@ -1,6 +1,7 @@
 """The risk of a problem: one number that no cut into batches changes."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any, final
 
@@ -8,7 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigenscope.autodiff import second_derivative, twice_differentiable
+from eigenscope.autodiff import (
+    recordable,
+    recordable_batch,
+    second_derivative,
+    twice_differentiable,
+)
 from eigenscope.losses.base import RiskLoss
 from eigenscope.losses.interpret import callable_loss, known_loss, mean_loss
 from eigenscope.losses.parts import torch_parts
@@ -47,6 +53,8 @@ class Risk:
         loss: Numerators and denominators.
         denominator: What sums of numerators are divided by; 1 for a sum.
         value: L(θ).
+        largest_batch: Samples of the largest batch that the data gave.
+        examples: One sample and its raw outputs for every shape of these.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -54,13 +62,20 @@ class Risk:
         self.problem = problem
         self.loss = _interpreted(problem)
         total, count = 0.0, 0.0
+        shapes: set[tuple[int, ...]] = set()
+        self.largest_batch = 0
+        self.examples: list[tuple[Batch, Tensor]] = []
         for index, (batch, raw) in enumerate(_outputs(problem)):
             with torch.no_grad():
                 own = _checked_sums(self.loss, batch, raw, index)
+            self.largest_batch = max(self.largest_batch, batch.size)
             if index == 0:
                 _require_unmixed(problem, batch, raw)
                 _require_twice_differentiable(self.loss, batch, raw)
             total, count = total + own[0], count + own[1]
+            if tuple(raw.shape[1:]) not in shapes:
+                shapes.add(tuple(raw.shape[1:]))
+                self.examples.append((batch.part(0, 1).owned(), raw[:1].clone()))
         if self.loss.is_mean and count <= 0:
             raise ValueError(
                 "the risk needs at least one term that counts; the denominator of "
@@ -74,6 +89,21 @@ class Risk:
     def numerator(self, raw: Tensor, targets: Any) -> Float[Tensor, ""]:
         """Return some samples' part of L(θ), which autograd can differentiate."""
         return self.loss.numerator(raw, targets) / self.denominator
+
+    def with_changed(self, begin: Callable[[], Callable[[Batch], Batch]]) -> "Risk":
+        """Return the same risk with something added to the targets of its problem.
+
+        Args:
+            begin: As for `Batches.changed`.
+
+        Returns:
+            A risk whose own numbers stay.
+        """
+        other, change = copy.copy(self), begin()
+        other.problem = copy.copy(self.problem)
+        other.problem.batches = self.problem.batches.changed(begin)
+        other.examples = [(change(batch), raw) for batch, raw in self.examples]
+        return other
 
     def require_same_model(self) -> None:
         """Raise if the model is not what it was when the risk was made.
@@ -110,21 +140,21 @@ def _interpreted(problem: Problem) -> RiskLoss:
             settled = callable_loss(loss, raw, batch.targets)
             if settled is not None:
                 return settled
-    batch = problem.batches.first(2)
+    batch = recordable_batch(problem.batches.first(2))
     raw = _raw(problem, batch)
     return callable_loss(loss, raw, batch.targets) or mean_loss(loss)
 
 
 def _outputs(problem: Problem) -> Iterator[tuple[Batch, Tensor]]:
     """Yield every batch and its raw outputs, of which nothing is recorded."""
-    for batch in problem.batches:
+    for batch in map(recordable_batch, problem.batches):
         yield batch, _raw(problem, batch)
 
 
 def _raw(problem: Problem, batch: Batch) -> Tensor:
     model = problem.model
     with torch.no_grad(), left_as_found(model), twice_differentiable(model):
-        return problem.raw(batch.inputs)
+        return recordable(problem.raw(batch.inputs))
 
 
 def _checked_sums(

@@ -1,12 +1,17 @@
-"""Linear operators: Jacobians, Gram matrices and plain matrices."""
+"""Linear operators: Jacobians, Gram matrices, curvature and plain matrices."""
 
 from eigenscope.operators.base import (
-    Dense,
+    Combination,
     Jacobian,
     LinearOperator,
     SymmetricOperator,
 )
+from eigenscope.operators.blocks import layer_blocks
+from eigenscope.operators.dense import Dense
+from eigenscope.operators.fisher import Fisher
+from eigenscope.operators.gauss_newton import GaussNewton
 from eigenscope.operators.gram import Gram, StoredGram, gram
+from eigenscope.operators.hessian import Hessian
 from eigenscope.operators.jacobian import InputJacobian
 from eigenscope.operators.ntk import NTK
 from eigenscope.operators.parameter_jacobian import ParameterJacobian
@@ -14,8 +19,12 @@ from eigenscope.operators.stored_rows import StoredRows
 
 __all__ = [
     "NTK",
+    "Combination",
     "Dense",
+    "Fisher",
+    "GaussNewton",
     "Gram",
+    "Hessian",
     "InputJacobian",
     "Jacobian",
     "LinearOperator",
@@ -24,4 +33,5 @@ __all__ = [
     "StoredRows",
     "SymmetricOperator",
     "gram",
+    "layer_blocks",
 ]

@@ -1,7 +1,7 @@
 """What every linear operator is: a shape, products both ways, a dense form."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -11,6 +11,7 @@ from scipy.sparse.linalg import LinearOperator as ScipyLinearOperator
 from torch import Tensor
 from typing_extensions import override
 
+from eigenscope._types import JsonValue
 from eigenscope.budget import format_bytes
 
 _ROWS_TOGETHER = 2048
@@ -179,6 +180,46 @@ class SymmetricOperator(LinearOperator):
     def diagonal(self) -> Float[Tensor, " row"]:
         """Return the exact diagonal."""
 
+    def smaller_side(self) -> "SymmetricOperator | None":
+        """Return an operator with fewer rows and the same non-zero eigenvalues.
+
+        None where no factorization gives one.
+        """
+        return None
+
+    def remarks(self) -> dict[str, JsonValue]:
+        """Return what results that were made with the operator should record."""
+        return {}
+
+    def shifted(self, shift: float) -> "SymmetricOperator":
+        """Return A + σ I."""
+        return Combination([(1.0, self)], shift=shift)
+
+    @final
+    def __add__(self, other: "SymmetricOperator") -> "SymmetricOperator":
+        """Return A + B."""
+        return Combination([(1.0, self), (1.0, other)])
+
+    @final
+    def __sub__(self, other: "SymmetricOperator") -> "SymmetricOperator":
+        """Return A - B."""
+        return Combination([(1.0, self), (-1.0, other)])
+
+    @final
+    def __mul__(self, factor: float) -> "SymmetricOperator":
+        """Return c A."""
+        return Combination([(factor, self)])
+
+    @final
+    def __rmul__(self, factor: float) -> "SymmetricOperator":
+        """Return c A."""
+        return Combination([(factor, self)])
+
+    @final
+    def __neg__(self) -> "SymmetricOperator":
+        """Return -A."""
+        return Combination([(-1.0, self)])
+
     @property
     @final
     @override
@@ -193,6 +234,91 @@ class SymmetricOperator(LinearOperator):
     ) -> Float[Tensor, "column vector"]:
         """Return A Y, since A is symmetric."""
         return self.multiply(block)
+
+
+@final
+class Combination(SymmetricOperator):
+    """Σ_i c_i A_i + σ I of symmetric operators A_i.
+
+    Made by `A + B`, `A - B`, `c * A`, `-A` and `A.shifted(σ)`.
+
+    Args:
+        terms: Pairs (c_i, A_i), at least one.
+        shift: σ.
+
+    Raises:
+        TypeError: If an A_i is no symmetric operator.
+        ValueError: If they differ in shape, dtype or device.
+
+    Attributes:
+        terms: Pairs (c_i, A_i), none of which is a combination itself.
+        shift: σ.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[tuple[float, SymmetricOperator]],
+        *,
+        shift: float = 0.0,
+    ) -> None:
+        self.terms: list[tuple[float, SymmetricOperator]] = []
+        self.shift = float(shift)
+        for factor, operator in terms:
+            if isinstance(operator, Combination):
+                self.terms += [(factor * c, part) for c, part in operator.terms]
+                self.shift += factor * operator.shift
+            else:
+                self.terms.append((float(factor), operator))
+        for _, operator in self.terms:
+            _require_same_space(self.terms[0][1], operator)
+
+    @property
+    @override
+    def shape(self) -> tuple[int, int]:
+        return self.terms[0][1].shape
+
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        return self.terms[0][1].dtype
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self.terms[0][1].device
+
+    @override
+    def multiply(
+        self, block: Float[Tensor, "column vector"]
+    ) -> Float[Tensor, "row vector"]:
+        result = block * self.shift
+        for factor, operator in self.terms:
+            result.add_(operator.multiply(block), alpha=factor)
+        return result
+
+    @override
+    def diagonal(self) -> Float[Tensor, " row"]:
+        parts = (factor * operator.diagonal() for factor, operator in self.terms)
+        total = torch.full(
+            self.shape[:1], self.shift, dtype=self.dtype, device=self.device
+        )
+        return sum(parts, total)
+
+    @override
+    def dense(self) -> Float[Tensor, "row column"]:
+        result = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        for factor, operator in self.terms:
+            result.add_(operator.dense(), alpha=factor)
+        result.diagonal().add_(self.shift)
+        return result
+
+    @override
+    def smaller_side(self) -> SymmetricOperator | None:
+        if len(self.terms) > 1 or self.shift:
+            return None
+        factor, operator = self.terms[0]
+        smaller = operator.smaller_side()
+        return None if smaller is None else factor * smaller
 
 
 @final
@@ -240,83 +366,6 @@ class Transpose(LinearOperator):
         return self._operator
 
 
-@final
-class Dense(Jacobian):
-    """A matrix in memory as an operator.
-
-    Args:
-        matrix: The matrix; kept, not copied.
-
-    Raises:
-        ValueError: If it is not two-dimensional.
-
-    Example:
-        >>> A = Dense(torch.tensor([[1.0, 2.0], [0.0, 3.0]]))
-        >>> (A.T @ torch.tensor([1.0, 1.0])).tolist()
-        [1.0, 5.0]
-    """
-
-    def __init__(self, matrix: Float[Tensor, "row column"]) -> None:
-        if matrix.ndim != 2:
-            raise ValueError(
-                f"matrix must have two axes; got shape {tuple(matrix.shape)}. Flatten "
-                "a Jacobian to (row, column)."
-            )
-        self._matrix = matrix.detach()
-
-    @property
-    @override
-    def shape(self) -> tuple[int, int]:
-        rows, columns = self._matrix.shape
-        return rows, columns
-
-    @property
-    @override
-    def dtype(self) -> torch.dtype:
-        return self._matrix.dtype
-
-    @property
-    @override
-    def device(self) -> torch.device:
-        return self._matrix.device
-
-    @override
-    def multiply(
-        self, block: Float[Tensor, "column vector"]
-    ) -> Float[Tensor, "row vector"]:
-        return self._matrix @ block
-
-    @override
-    def multiply_transpose(
-        self, block: Float[Tensor, "row vector"]
-    ) -> Float[Tensor, "column vector"]:
-        return self._matrix.T @ block
-
-    @override
-    def dense(self) -> Float[Tensor, "row column"]:
-        return self._matrix
-
-    @override
-    def row_blocks(self) -> Iterator[tuple[int, Float[Tensor, "row column"]]]:
-        yield 0, self._matrix
-
-    @override
-    def column_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
-        yield self._matrix
-
-    @override
-    def row_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
-        yield self._matrix
-
-    @override
-    def squared_row_norms(self) -> Float[Tensor, " row"]:
-        return self._matrix.square().sum(1)
-
-    @override
-    def squared_column_norms(self) -> Float[Tensor, " column"]:
-        return self._matrix.square().sum(0)
-
-
 def _gathered(blocks: Iterator[tuple[int, Tensor]], together: int) -> Iterator[Tensor]:
     """Yield the rows of small blocks in larger ones, in memory that is used again."""
     buffer, filled = torch.empty(0), 0
@@ -331,3 +380,21 @@ def _gathered(blocks: Iterator[tuple[int, Tensor]], together: int) -> Iterator[T
         filled += len(rows)
     if filled:
         yield buffer[:filled]
+
+
+def _require_same_space(first: SymmetricOperator, other: SymmetricOperator) -> None:
+    if not isinstance(other, SymmetricOperator):
+        raise TypeError(
+            "sums and multiples are made of symmetric operators and numbers; got "
+            f"{type(other).__name__}. Use A.shifted(c) for A + c I."
+        )
+    spaces = [(op.shape, op.dtype, op.device) for op in (first, other)]
+    if spaces[0] != spaces[1]:
+        texts = [
+            f"{op.shape[0]} × {op.shape[1]}, {op.dtype} on {op.device}"
+            for op in (first, other)
+        ]
+        raise ValueError(
+            "operators that are added must have the same shape, dtype and device; got "
+            f"{texts[0]} and {texts[1]}. Were they made with the same parameters?"
+        )

@@ -11,7 +11,8 @@ from typing_extensions import override
 from eigenscope._types import JsonValue, Side, require_choice
 from eigenscope.budget import format_bytes, resolve
 from eigenscope.kernels.triangles import add_lower_product, mirror_lower
-from eigenscope.operators.base import Dense, Jacobian, SymmetricOperator
+from eigenscope.operators.base import Jacobian, SymmetricOperator
+from eigenscope.operators.dense import Dense
 from eigenscope.operators.gram_tiles import FACTOR_DTYPE, write_gram
 from eigenscope.operators.jacobian import InputJacobian
 from eigenscope.operators.streams import streamed_gram_product
@@ -71,6 +72,10 @@ class Gram(SymmetricOperator):
         return Gram(
             self.factor, side=other, accumulate=self._accumulate, memory=self._memory
         )
+
+    @override
+    def smaller_side(self) -> "Gram | None":
+        return self.other_side() if self.shape[0] > min(self.factor.shape) else None
 
     @override
     def multiply(

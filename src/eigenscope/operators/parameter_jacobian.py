@@ -14,7 +14,13 @@ from eigenscope.jacobian import Coverage, ParameterEngine, PerSample, Plain
 from eigenscope.operators.base import Jacobian
 from eigenscope.operators.stored_rows import StoredRows
 from eigenscope.operators.streams import sum_dtype
-from eigenscope.problem import Batch, DataChangedError, Problem, state_digest
+from eigenscope.problem import (
+    Batch,
+    DataChangedError,
+    ParameterLayout,
+    Problem,
+    state_digest,
+)
 from eigenscope.progress import progress
 from eigenscope.store import Run, TiledArray
 
@@ -35,6 +41,8 @@ class ParameterJacobian(Jacobian):
 
     Args:
         problem: The network, the data, the output and the parameters.
+        engine: What differentiates other numbers than the problem's output; None for
+            that.
 
     Raises:
         ValueError: If the problem has no parameters, BatchNorm is in training mode,
@@ -51,27 +59,25 @@ class ParameterJacobian(Jacobian):
         ((10, 8), [4.0, 4.0])
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(
+        self, problem: Problem, *, engine: ParameterEngine | None = None
+    ) -> None:
         if not problem.params:
             raise ValueError(
                 "a parameter Jacobian needs parameters; the model has none that "
                 "requires gradients. Name frozen ones: params='*' takes them all."
             )
         self.problem = problem
-        self._engine = ParameterEngine(problem)
-        sizes = [p.numel() for p in problem.params.values()]
-        stops = torch.tensor(sizes).cumsum(0).tolist()
-        self.columns: dict[str, slice] = {
-            name: slice(stop - size, stop)
-            for name, size, stop in zip(problem.params, sizes, stops, strict=True)
-        }
-        self._num_columns = sum(sizes)
+        self._engine = engine or ParameterEngine(problem)
+        layout = ParameterLayout(problem.params)
+        self.columns: dict[str, slice] = layout.columns
+        self._num_columns = layout.size
         self._state = self._model_state()
 
     @property
     @override
     def shape(self) -> tuple[int, int]:
-        return self.problem.num_samples * self.problem.num_outputs, self._num_columns
+        return self.problem.num_samples * self._engine.num_outputs, self._num_columns
 
     @property
     @override
@@ -91,7 +97,7 @@ class ParameterJacobian(Jacobian):
     @override
     def row_blocks(self) -> Iterator[tuple[int, Float[Tensor, "row column"]]]:
         size = self._rows_at_once()
-        k = self.problem.num_outputs
+        k = self._engine.num_outputs
         shape = (min(size, self.problem.num_samples), k, self._num_columns)
         buffer = writable_empty(shape, dtype=self.dtype, device=self.device)
         for batch in self._chunks(size):
@@ -101,7 +107,7 @@ class ParameterJacobian(Jacobian):
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:
-        k = self.problem.num_outputs
+        k = self._engine.num_outputs
         result = large_empty(self.shape, dtype=self.dtype, device=self.device)
         blocks = result.view(-1, k, self._num_columns)
         for batch in self._chunks():
@@ -113,8 +119,8 @@ class ParameterJacobian(Jacobian):
     def multiply(
         self, block: Float[Tensor, "column vector"]
     ) -> Float[Tensor, "row vector"]:
-        k = self.problem.num_outputs
-        result = block.new_zeros(self.problem.num_samples, k, block.shape[1])
+        k = self._engine.num_outputs
+        result = self._zeros(self.problem.num_samples, k, block.shape[1])
         for batch in self._chunks():
             rows = result[batch.start : batch.start + batch.size]
             with self._engine.open(batch) as chunk:
@@ -129,10 +135,10 @@ class ParameterJacobian(Jacobian):
     def multiply_transpose(
         self, block: Float[Tensor, "row vector"]
     ) -> Float[Tensor, "column vector"]:
-        k = self.problem.num_outputs
+        k = self._engine.num_outputs
         weights = block.view(-1, k, block.shape[1])
         wide = sum_dtype(self.dtype)
-        result = block.new_zeros(block.shape[1], self._num_columns, dtype=wide)
+        result = self._zeros(block.shape[1], self._num_columns, dtype=wide)
         for batch in self._chunks():
             own = weights[batch.start : batch.start + batch.size]
             with self._engine.open(batch) as chunk:
@@ -149,10 +155,8 @@ class ParameterJacobian(Jacobian):
 
     @override
     def squared_row_norms(self) -> Float[Tensor, " row"]:
-        k = self.problem.num_outputs
-        result = torch.zeros(
-            self.shape[0] // k, k, dtype=self.dtype, device=self.device
-        )
+        k = self._engine.num_outputs
+        result = self._zeros(self.shape[0] // k, k)
         for batch in self._chunks():
             rows = result[batch.start : batch.start + batch.size]
             with self._engine.open(batch) as chunk:
@@ -163,7 +167,7 @@ class ParameterJacobian(Jacobian):
     @override
     def squared_column_norms(self) -> Float[Tensor, " column"]:
         wide = sum_dtype(self.dtype)
-        result = torch.zeros(self._num_columns, dtype=wide, device=self.device)
+        result = self._zeros(self._num_columns, dtype=wide)
         for batch in self._chunks():
             with self._engine.open(batch) as chunk:
                 for name, part in _merged(chunk.parts()):
@@ -197,7 +201,7 @@ class ParameterJacobian(Jacobian):
         array = self._array(run, name, resolve(memory))
         missing = {index[0] for index in array.missing()}
         run.require_space(len(missing) * array.tile_bytes)
-        k = self.problem.num_outputs
+        k = self._engine.num_outputs
         tile = array.tile_shape[0] // k
         shape = (tile, k, self._num_columns)
         buffer = writable_empty(shape, dtype=self.dtype, device=self.device)
@@ -212,8 +216,13 @@ class ParameterJacobian(Jacobian):
                 array.write((batch.start // tile, 0), block)
         return StoredRows(array)
 
+    def _zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return zeros that may be added to in any mode."""
+        made = writable_empty(shape, dtype=dtype or self.dtype, device=self.device)
+        return made.zero_()
+
     def _array(self, run: Run, name: str, budget: int) -> TiledArray:
-        k, itemsize = self.problem.num_outputs, self.dtype.itemsize
+        k, itemsize = self._engine.num_outputs, self.dtype.itemsize
         if name in run.array_names:
             samples = run.open_array(name).tile_shape[0] // k
         else:
@@ -235,7 +244,7 @@ class ParameterJacobian(Jacobian):
 
     def _rows_at_once(self) -> int:
         """Return the samples whose rows together take some tens of MiB."""
-        row_bytes = self.problem.num_outputs * self._num_columns * self.dtype.itemsize
+        row_bytes = self._engine.num_outputs * self._num_columns * self.dtype.itemsize
         return max(1, min(self._engine.chunk_size, _ROW_BYTES // row_bytes))
 
     def _chunks(

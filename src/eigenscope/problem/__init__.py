@@ -2,6 +2,7 @@
 
 from eigenscope.problem.batch import Batch, ModelInputs
 from eigenscope.problem.data import Batches, DataChangedError
+from eigenscope.problem.layout import ParameterLayout
 from eigenscope.problem.model import (
     call_model,
     left_as_found,
@@ -22,6 +23,7 @@ __all__ = [
     "Batches",
     "DataChangedError",
     "ModelInputs",
+    "ParameterLayout",
     "Problem",
     "call_model",
     "flatten_outputs",

@@ -71,6 +71,14 @@ def join(batches: list[Batch]) -> Batch:
     )
 
 
+def sample_shapes(value: Any) -> Any:
+    """Return the shapes of single samples of a batch's inputs."""
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[str, Any]", value)
+        return {key: sample_shapes(entry) for key, entry in entries.items()}
+    return tuple(value.shape[1:]) if isinstance(value, Tensor) else None
+
+
 def _concatenate(parts: list[Any], sizes: list[int]) -> Any:
     first = parts[0]
     if isinstance(first, Mapping):

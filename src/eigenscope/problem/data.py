@@ -1,7 +1,8 @@
 """A data set as batches that provably repeat."""
 
+import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, cast, final
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
-from eigenscope.problem.batch import Batch, join
+from eigenscope.problem.batch import Batch, join, sample_shapes
 from eigenscope.problem.random_state import RandomState, rng_preserved
 from eigenscope.problem.raw_batches import (
     digest_of,
@@ -50,6 +51,9 @@ class Batches:
         TypeError: If `data` is of no supported kind.
         ValueError: If it is empty, or its batches are malformed.
         DataChangedError: If two passes differ.
+
+    Attributes:
+        begin: Called at the start of each pass, returns what changes a batch, if any.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Batches:
         self._source = batch_source(data, batch_size or DEFAULT_BATCH_SIZE)
         self._data = data
         self._digests: list[bytes] = []
+        self.begin: Callable[[], Callable[[Batch], Batch]] | None = None
         with rng_preserved():
             sizes = self._first_pass()
             if not isinstance(self._source, TensorBatches):
@@ -86,12 +91,26 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches in order; raise if one differs from the first pass."""
         start = 0
+        changed = None if self.begin is None else self.begin()
         for index, raw in enumerate(self._raw_batches()):
             self._require_same(index, raw)
             batch = self._convert(raw, start, index)
-            yield batch
+            yield batch if changed is None else changed(batch)
             start += batch.size
         self._require_complete(start)
+
+    def changed(self, begin: Callable[[], Callable[[Batch], Batch]]) -> "Batches":
+        """Return the same batches with something changed in each, in order.
+
+        Args:
+            begin: Called at the start of each pass; returns what changes a batch.
+
+        Returns:
+            Batches that share the data.
+        """
+        other = copy.copy(self)
+        other.begin = begin
+        return other
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """Yield the same samples in chunks of exactly `size` (the last is ragged)."""
@@ -112,8 +131,20 @@ class Batches:
             yield join(pending)
 
     def first(self, size: int) -> Batch:
-        """Return the first `size` samples, or all where there are fewer."""
-        return next(self.chunks(size))
+        """Return the first `size` samples, or fewer where no more of one shape come."""
+        found: list[Batch] = []
+        count = 0
+        for batch in self:
+            same = not found or (
+                sample_shapes(found[0].inputs) == sample_shapes(batch.inputs)
+            )
+            if not same:
+                break
+            found.append(batch.part(0, min(size - count, batch.size)).owned())
+            count += found[-1].size
+            if count == size:
+                break
+        return join(found)
 
     def fingerprint(self) -> str:
         """Return a digest of all inputs and targets in order.

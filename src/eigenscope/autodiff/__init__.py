@@ -1,0 +1,49 @@
+"""The only caller of autograd: blocks of first and second-order products."""
+
+from eigenscope.autodiff.first_order import (
+    cotangents,
+    gradient_of,
+    is_connected,
+    jacobian_rows,
+    per_sample_outputs,
+    pull_back,
+    vector_jacobian_product,
+)
+from eigenscope.autodiff.recording import (
+    SavedBytes,
+    differentiable_copy,
+    exactly_requiring_grad,
+    large_empty,
+    recordable,
+    recordable_batch,
+    recording,
+    twice_differentiable,
+    writable_empty,
+)
+from eigenscope.autodiff.second_order import (
+    gradient_graph,
+    graph_products,
+    second_derivative,
+)
+
+__all__ = [
+    "SavedBytes",
+    "cotangents",
+    "differentiable_copy",
+    "exactly_requiring_grad",
+    "gradient_graph",
+    "gradient_of",
+    "graph_products",
+    "is_connected",
+    "jacobian_rows",
+    "large_empty",
+    "per_sample_outputs",
+    "pull_back",
+    "recordable",
+    "recordable_batch",
+    "recording",
+    "second_derivative",
+    "twice_differentiable",
+    "vector_jacobian_product",
+    "writable_empty",
+]

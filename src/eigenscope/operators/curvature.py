@@ -1,0 +1,116 @@
+"""What every curvature matrix of a risk is: an operator over named parameters."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from eigenscope.losses import Risk
+from eigenscope.operators.base import SymmetricOperator
+from eigenscope.operators.curvature_products import CurvatureProducts
+from eigenscope.problem import ParameterLayout, Problem
+
+Operator = TypeVar("Operator", bound="CurvatureOperator")
+
+
+class CurvatureOperator(SymmetricOperator):
+    """A P × P matrix over the parameters of a problem, in `named_parameters()` order.
+
+    Attributes:
+        problem: The problem, with the parameters of this operator.
+        risk: L(θ), with its value.
+        layout: Which rows and columns belong to which parameter.
+        products: What multiplies.
+    """
+
+    problem: Problem
+    risk: Risk
+    layout: ParameterLayout
+    products: CurvatureProducts
+
+    @abstractmethod
+    def restricted(self, params: str | Sequence[str]) -> "CurvatureOperator":
+        """Return the diagonal block of some parameters, which shares all that is kept.
+
+        Args:
+            params: Names or globs.
+
+        Returns:
+            An operator of the same kind.
+
+        Raises:
+            ValueError: If they are not among the operator's own.
+        """
+
+    @property
+    @final
+    @override
+    def shape(self) -> tuple[int, int]:
+        return self.layout.size, self.layout.size
+
+    @property
+    @final
+    @override
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.problem.params.values())).dtype
+
+    @property
+    @final
+    @override
+    def device(self) -> torch.device:
+        return next(iter(self.problem.params.values())).device
+
+    @final
+    @override
+    def multiply(
+        self, block: Float[Tensor, "column vector"]
+    ) -> Float[Tensor, "row vector"]:
+        return self.products.multiply(block)
+
+
+def restriction(operator: Operator, params: str | Sequence[str]) -> Operator:
+    """Return a copy of an operator for some of its own parameters.
+
+    Args:
+        operator: The operator; what else it is made of has to be replaced.
+        params: Names or globs.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ValueError: If they are not among the operator's own.
+    """
+    problem = operator.problem.with_params(params)
+    foreign = [name for name in problem.params if name not in operator.problem.params]
+    if foreign:
+        raise ValueError(
+            f"a block's parameters must be among the operator's own; {foreign[0]!r} "
+            f"is not among {', '.join(map(repr, operator.problem.params))}."
+        )
+    other = copy.copy(operator)
+    other.problem = problem
+    other.layout = ParameterLayout(problem.params)
+    other.products = operator.products.restricted(list(problem.params))
+    return other
+
+
+def require_parameters(problem: Problem) -> None:
+    """Raise unless a problem has parameters.
+
+    Args:
+        problem: The problem.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not problem.params:
+        raise ValueError(
+            "a curvature matrix needs parameters; the model has none that requires "
+            "gradients. Name frozen ones: params='*' takes them all."
+        )

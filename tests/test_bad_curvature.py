@@ -1,0 +1,96 @@
+"""Curvature operators say what they need."""
+
+from typing import Any
+
+import curvature_zoo as zoo
+import pytest
+import torch
+from torch import nn
+
+import eigenscope as es
+
+pytestmark = pytest.mark.message
+
+
+@pytest.fixture
+def problem() -> es.Problem:
+    return zoo.problem(zoo.make("tanh"))
+
+
+@pytest.mark.parametrize("kind", [es.Hessian, es.GaussNewton, es.Fisher])
+def test_a_model_without_parameters_has_no_curvature(kind):
+    loss = nn.MSELoss()
+    problem = es.Problem(nn.Tanh(), (torch.ones(3, 2), torch.ones(3, 2)), loss=loss)
+    with pytest.raises(ValueError, match="needs parameters; the model has none that r"):
+        kind(problem)
+
+
+def test_an_unknown_kind_or_number_of_draws_is_refused(problem):
+    wrong: Any = "joint"
+    with pytest.raises(ValueError, match="kind must be one of 'true', 'empirical', 's"):
+        es.Fisher(problem, kind=wrong)
+    with pytest.raises(ValueError, match="num_draws must be at least 1; got 0"):
+        es.Fisher(problem, kind="sampled", num_draws=0)
+
+
+def test_a_loss_without_a_likelihood_is_refused_before_work():
+    with pytest.raises(ValueError, match="kind='true' needs a loss that is a known ne"):
+        es.Fisher(zoo.problem(zoo.make("tanh", "any")))
+
+
+def test_blocks_of_foreign_parameters_are_refused(problem):
+    first = es.Hessian(problem).restricted("0.*")
+    with pytest.raises(ValueError, match=r"own; '2\.weight' is not among '0\.weight'"):
+        first.restricted("2.*")
+    with pytest.raises(ValueError, match=r"params must match .*'first' matches none"):
+        es.layer_blocks(first, by={"a": "first"})
+
+
+def test_an_unknown_grouping_is_refused(problem):
+    wrong: Any = "layer"
+    with pytest.raises(ValueError, match="by must be one of 'parameter', 'module'; go"):
+        es.layer_blocks(es.Hessian(problem), by=wrong)
+
+
+def test_operators_without_parameters_have_no_layer_blocks(problem):
+    matrix = es.gram(torch.ones(27, 3, dtype=torch.float64), side="rows")
+    with pytest.raises(TypeError, match="or a sum or multiple of these; got Gram"):
+        es.layer_blocks(matrix)
+    operator = es.Hessian(problem)
+    swapped = es.Hessian(problem.with_params(["0.weight", "2.bias"]))
+    other = es.Hessian(problem.with_params(["2.weight", "2.bias"]))
+    assert swapped.shape == other.shape
+    with pytest.raises(ValueError, match="must be over the same parameters to have l"):
+        es.layer_blocks(swapped + other)
+    assert operator.shape != other.shape
+
+
+def test_sums_need_symmetric_operators_of_one_shape(problem):
+    operator = es.Hessian(problem)
+    wrong: Any = 2.0
+    with pytest.raises(TypeError, match=r"and numbers; got float\. Use A\.shifted\(c"):
+        _ = operator + wrong
+    with pytest.raises(ValueError, match=r"same shape, dtype and device; got 31 × 31"):
+        _ = operator - es.Hessian(problem.with_params("0.*"))
+
+
+def test_a_model_that_changed_is_noticed_by_every_use(problem):
+    operators = [es.Hessian(problem), es.GaussNewton(problem)]
+    vector = torch.ones(operators[0].shape[0], dtype=torch.float64)
+    for operator in operators:
+        _ = operator @ vector
+    with torch.no_grad():
+        problem.model[0].weight[0, 0] += 1e-9  # type: ignore[operator,index]
+    for operator in operators:
+        for use in (operator.dense, operator.diagonal, lambda op=operator: op @ vector):
+            with pytest.raises(es.DataChangedError, match="Make a new one after every"):
+                use()
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_reentrant_checkpoint_is_refused():
+    model = zoo.parameter_zoo.Checkpointed(reentrant=True).double()
+    data = (torch.ones(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2]))
+    operator = es.Hessian(es.Problem(model, data, loss=nn.CrossEntropyLoss()))
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        _ = operator @ torch.ones(operator.shape[0], dtype=torch.float64)

@@ -1,0 +1,122 @@
+"""Exact spectra of curvature from the small side, against dense oracles."""
+
+from typing import Any
+
+import curvature_zoo as zoo
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import Tensor, nn
+
+import eigenscope as es
+from eigenscope.operators import Gram
+from eigenscope.operators.indefinite import IndefiniteSide
+
+K, N = 3, sum(zoo.SIZES)
+
+
+def wide(hidden: int = 12) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(9, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, K),
+    )
+
+
+def make(loss: str) -> zoo.Case:
+    source = torch.Generator().manual_seed(2)
+    model = zoo.zoo.randomized(wide(), source)
+    x = torch.randn(N, 9, generator=source, dtype=torch.float64)
+    y = torch.randn(N, K, generator=source, dtype=torch.float64)
+    targets = torch.arange(N) % K if loss in {"classes", "weighted"} else y
+    batches = list(zip(x.split(zoo.SIZES), targets.split(zoo.SIZES), strict=True))
+    return zoo.Case(model, batches, zoo.LOSSES[loss], zoo.LOSSES[loss])
+
+
+def check(spectrum: es.Spectrum, matrix: Tensor, rank: int) -> None:
+    """All eigenvalues of the oracle, its structural zeros as one atom."""
+    expected = torch.linalg.eigvalsh(matrix).numpy()
+    assert spectrum.dimension == len(matrix)
+    assert spectrum.exact
+    assert len(spectrum.values) == rank + 1
+    counts = np.rint(spectrum.weights * spectrum.dimension).astype(int)
+    found = np.sort(np.repeat(spectrum.values, counts))
+    assert_allclose(found, expected, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("loss", "rank"),
+    [("classes", N * (K - 1)), ("weighted", N * (K - 1)), ("squared", N * K)],
+)
+def test_the_spectrum_of_a_gauss_newton_matrix_comes_from_its_small_side(loss, rank):
+    case = make(loss)
+    operator = es.GaussNewton(zoo.problem(case))
+    assert isinstance(operator.smaller_side(), Gram)
+    found = es.spectrum(operator, method="exact")
+    check(found, zoo.gauss_newton_oracle(case), rank)
+    assert found.provenance["size"] == rank
+    assert found.provenance["operator"] == "GaussNewton"
+
+
+def test_a_loss_that_is_not_convex_has_a_small_side_with_both_signs():
+    case = make("any")
+    operator = es.GaussNewton(zoo.problem(case))
+    side = operator.smaller_side()
+    assert isinstance(side, IndefiniteSide)
+    matrix = zoo.gauss_newton_oracle(case)
+    assert torch.linalg.eigvalsh(matrix)[0] < -0.01
+    check(es.spectrum(operator), matrix, 2 * N * K)
+    dense = side.dense()
+    block = torch.ones(len(dense), 2, dtype=torch.float64)
+    assert_allclose((side @ block).numpy(), (dense @ block).numpy())
+    assert_allclose(side.diagonal().numpy(), dense.diagonal().numpy())
+
+
+def test_fisher_matrices_have_small_sides_of_their_own_rank():
+    case = make("classes")
+    operator = es.Fisher(zoo.problem(case), kind="empirical")
+    check(es.spectrum(operator), zoo.empirical_fisher_oracle(case), N)
+
+
+def test_layers_of_a_piecewise_linear_network_have_exact_spectra():
+    case = make("classes")
+    operator = es.Hessian(zoo.problem(case))
+    matrix = zoo.hessian_oracle(case)
+    blocks = es.layer_blocks(operator)
+    for name in ("0.weight", "2.weight"):
+        rows = operator.layout.columns[name]
+        found = es.spectrum(blocks[name], method="exact")
+        check(found, matrix[rows, rows], N * (K - 1))
+        assert found.provenance["recognized"] == "Gauss-Newton block"
+    assert operator.smaller_side() is None
+    whole = es.spectrum(operator)
+    assert len(whole.values) == len(matrix)
+    assert_allclose(whole.values, torch.linalg.eigvalsh(matrix).numpy(), atol=1e-12)
+
+
+def test_a_curved_layer_is_no_gauss_newton_block():
+    case = make("classes")
+    case.model[1] = nn.Tanh()
+    block = es.layer_blocks(es.Hessian(zoo.problem(case)))["0.weight"]
+    assert block.smaller_side() is None
+
+
+def test_multiples_keep_their_small_side_and_shifts_do_not():
+    case = make("classes")
+    operator = es.GaussNewton(zoo.problem(case))
+    matrix = zoo.gauss_newton_oracle(case)
+    check(es.spectrum(-2.0 * operator), -2 * matrix, N * (K - 1))
+    assert operator.shifted(0.1).smaller_side() is None
+    assert (operator + operator).smaller_side() is None
+
+
+def test_sequences_of_different_lengths_have_a_small_side():
+    case = zoo.make("causal")
+    operator = es.GaussNewton(zoo.problem(case))
+    expected = torch.linalg.eigvalsh(zoo.gauss_newton_oracle(case)).numpy()
+    found: Any = es.spectrum(operator)
+    assert_allclose(found.moment(1) * found.dimension, expected.sum())
+    assert_allclose(found.values[-5:], expected[-5:], atol=1e-12)
