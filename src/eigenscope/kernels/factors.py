@@ -188,8 +188,8 @@ def joined(parts: list[PerSample]) -> PerSample:
     """Return the gradients of several groups of outputs as those of all outputs.
 
     Args:
-        parts: Of the same kind, in the order of the outputs, the first of two outputs or
-            more if there are.
+        parts: Of the same kind, in the order of the outputs; the first of two outputs
+            or more if there are so many.
 
     Returns:
         One part of that kind.
