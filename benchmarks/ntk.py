@@ -61,7 +61,7 @@ def mlp() -> tuple[nn.Module, tuple[int, ...]]:
 
 
 def resnet20() -> tuple[nn.Module, tuple[int, ...]]:
-    from pytorchcv.model_provider import get_model  # noqa: PLC0415 - optional
+    from pytorchcv.model_provider import get_model
 
     model = get_model("resnet20_cifar10")
     source = torch.Generator().manual_seed(0)
@@ -109,9 +109,9 @@ def torch_func(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def nngeometry(model: nn.Module, x: Tensor) -> Tensor:
-    from nngeometry.generator.jacobian import Jacobian  # noqa: PLC0415 - optional
-    from nngeometry.layercollection import LayerCollection  # noqa: PLC0415 - optional
-    from nngeometry.object.fspace import FMatDense as Dense  # noqa: PLC0415 - optional
+    from nngeometry.generator.jacobian import Jacobian
+    from nngeometry.layercollection import LayerCollection
+    from nngeometry.object.fspace import FMatDense as Dense
 
     loader = [(x, torch.zeros(len(x), dtype=torch.long))]
     layers = LayerCollection.from_model(model)

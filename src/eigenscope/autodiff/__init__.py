@@ -1,5 +1,6 @@
 """The only caller of autograd: blocks of first and second-order products."""
 
+from eigenscope.autodiff.convolution import quick_convolutions
 from eigenscope.autodiff.first_order import (
     cotangents,
     gradient_of,
@@ -39,6 +40,7 @@ __all__ = [
     "large_empty",
     "per_sample_outputs",
     "pull_back",
+    "quick_convolutions",
     "recordable",
     "recordable_batch",
     "recording",

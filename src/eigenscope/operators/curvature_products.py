@@ -13,6 +13,7 @@ from torch import Tensor
 from eigenscope.autodiff import (
     SavedBytes,
     exactly_requiring_grad,
+    quick_convolutions,
     recordable,
     recordable_batch,
     recording,
@@ -26,6 +27,7 @@ from eigenscope.problem import Batch, ParameterLayout, left_as_found
 from eigenscope.progress import progress
 
 _MAX_CHUNK: Final = 64
+_PROOF_SAMPLES: Final = 2
 _OUTPUT_BYTES: Final = 16 * 2**20
 _BATCHED_BYTES: Final = 2 * 2**20
 
@@ -42,6 +44,8 @@ class Recordings:
         budget: What they may take; None before the first pass.
         largest: What the largest one recorded for all parameters took.
         is_batchable: Whether several vectors may go through a graph in one pass.
+        quick: Whether convolutions are recorded so that their second derivatives are
+            quick, which is proven on the first samples; None before the first pass.
     """
 
     kept: list[RecordedChunk]
@@ -50,6 +54,7 @@ class Recordings:
     budget: int | None
     largest: int = 0
     is_batchable: bool = True
+    quick: bool | None = None
 
 
 @final
@@ -121,6 +126,8 @@ class CurvatureProducts:
             Their products as columns.
         """
         self._risk.require_same_model()
+        if self.recordings.quick is None:
+            self.recordings.quick = self._are_quick_convolutions_right()
         with self._recording():
             rows = recordable(block.T.contiguous())
             result = torch.zeros_like(rows)
@@ -130,6 +137,27 @@ class CurvatureProducts:
                     some = slice(first, first + size)
                     self._add_products(chunk, rows[some], result[some])
         return result.T
+
+    def _are_quick_convolutions_right(self) -> bool:
+        """Compare products for the first samples with and without them."""
+        batch = self._problem.batches.first(_PROOF_SAMPLES)
+        source = torch.Generator().manual_seed(13)
+        drawn = torch.randn(self._layout.size, generator=source)
+        found: list[Tensor] = []
+        for quick in (False, True):
+            with self._recording(), quick_convolutions(wanted=quick) as mode:
+                vector = self._layout.split(drawn.to(self._leaves()[0]))
+                chunk = self._recorded(batch, self._names)
+                product = chunk.product(self._names, vector)
+                found.append(torch.cat([part.flatten() for part in product]))
+            if quick and not mode.count:
+                return False
+        gap = torch.linalg.vector_norm(found[1] - found[0])
+        tolerance = torch.finfo(gap.dtype).eps ** 0.5
+        return bool(gap <= tolerance * torch.linalg.vector_norm(found[0]))
+
+    def _leaves(self) -> list[Tensor]:
+        return [self._problem.params[name] for name in self._names]
 
     def _add_products(self, chunk: RecordedChunk, rows: Tensor, result: Tensor) -> None:
         """Add a chunk's products with the rows: in one batched pass, or one by one."""
@@ -217,4 +245,5 @@ class CurvatureProducts:
             stack.enter_context(exactly_requiring_grad(leaves, others))
             stack.enter_context(recording())
             stack.enter_context(twice_differentiable(model))
+            stack.enter_context(quick_convolutions(wanted=bool(own.quick)))
             yield
