@@ -509,11 +509,11 @@ def test_a_matrix_beyond_the_budget_is_refused_with_sizes():
     with pytest.raises(
         ValueError, match=r"100 × 100 matrix needs 78\.1 KiB.*budget is 10\.0 KiB.*gram"
     ):
-        spectrum(np.eye(100), memory="10KiB")
+        spectrum(np.eye(100), method="exact", memory="10KiB")
     with pytest.raises(ValueError, match=r"3 × 10000 factor needs 468\.8 KiB"):
         spectrum(gram(normal(3, 10000)), factorization="svd", memory="100KiB")
     with pytest.raises(ValueError, match=r"eigenvectors of a 100 × 100 .*312\.5 KiB"):
-        top_eigenpairs(np.eye(100), 2, memory="100KiB")
+        top_eigenpairs(np.eye(100), 2, method="exact", memory="100KiB")
 
 
 def test_the_budget_is_for_the_smaller_side():
@@ -525,7 +525,7 @@ def test_the_budget_is_for_the_smaller_side():
 def test_a_float32_operator_counts_both_forms():
     operator = Dense(torch.eye(64))
     with pytest.raises(ValueError, match=r"needs 48\.0 KiB"):
-        spectrum(operator, memory="40KiB")
+        spectrum(operator, method="exact", memory="40KiB")
     assert spectrum(torch.eye(64), memory="40KiB").dimension == 64
 
 
@@ -539,7 +539,10 @@ def test_more_rows_than_lapack_counts_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "method must be one of 'auto', 'exact'; got 'magic'"),
+        (
+            {"method": "magic"},
+            "method must be one of 'auto', 'exact', 'slq', 'kpm'; got 'magic'",
+        ),
         ({"factorization": "qr"}, "factorization must be one of 'eigh', 'svd'"),
         ({"factorization": "svd"}, "needs a Gram operator.*got Tensor.*'eigh'"),
         ({"rank_bound": -1}, "rank_bound must be between 0 and the dimension, 3; got"),

@@ -414,9 +414,9 @@ def test_files_that_are_not_ours_say_what_they_are(tmp_path):
 def test_a_newer_format_and_another_kind_say_so(tmp_path):
     path = tmp_path / "spectrum.npz"
     spectrum_of(1.0).save(path)
-    rewrite_header(path, version=2)
+    rewrite_header(path, version=3)
     with pytest.raises(
-        ValueError, match=r"version 2; this Eigenscope reads up to 1\. Up"
+        ValueError, match=r"version 3; this Eigenscope reads up to 2\. Up"
     ):
         Spectrum.load(path)
     rewrite_header(path, version=1, kind="tail fit")

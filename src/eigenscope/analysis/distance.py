@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eigenscope._types import require_choice
 from eigenscope.spectra import Spectrum
+from eigenscope.spectra.transport import transport_distance
 
 Scale = Literal["none", "range", "max", "trace"]
 Values = Sequence[int | float] | np.ndarray | Tensor
@@ -54,9 +55,7 @@ def wasserstein(a: Measure, b: Measure, *, scale: Scale = "none") -> float:
     require_choice("scale", scale, Scale)
     left, left_weights = _scaled(*_atoms("a", a), scale, "a")
     right, right_weights = _scaled(*_atoms("b", b), scale, "b")
-    places = np.sort(np.concatenate([left, right]))
-    gap = _cdf(left, left_weights, places) - _cdf(right, right_weights, places)
-    return float(np.abs(gap[:-1]) @ np.diff(places))
+    return transport_distance(left, left_weights, right, right_weights)
 
 
 def _atoms(
@@ -114,16 +113,6 @@ def _scaled(
             )
         return values / mean, weights
     return values, weights
-
-
-def _cdf(
-    values: Float[np.ndarray, "eig"],
-    weights: Float[np.ndarray, "eig"],
-    places: Float[np.ndarray, "place"],
-) -> Float[np.ndarray, "place"]:
-    """Weight at or below each place."""
-    steps = np.concatenate([[0.0], np.cumsum(weights)])
-    return steps[np.searchsorted(values, places, side="right")]
 
 
 def _array(values: Values | float) -> Float[np.ndarray, "..."]:

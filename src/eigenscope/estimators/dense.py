@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigenscope._types import JsonValue, require_choice
+from eigenscope._types import JsonValue
 from eigenscope.estimators import lapack
 from eigenscope.estimators.matrices import (
     Operand,
@@ -18,146 +18,113 @@ from eigenscope.estimators.matrices import (
     load,
     load_factor,
     require_budget,
-    require_square,
 )
+from eigenscope.estimators.order import Which, best_first
 from eigenscope.operators import Gram, LinearOperator, StoredGram, SymmetricOperator
-from eigenscope.spectra import Eigenpairs, Spectrum, rounding_floor
+from eigenscope.spectra import Spectrum, rounding_floor
 from eigenscope.store.manifest import source_commit, versions
 
-Method = Literal["auto", "exact"]
 Factorization = Literal["eigh", "svd"]
-Which = Literal["largest", "smallest", "magnitude", "both"]
+DensePairs = tuple[Tensor, Tensor, Tensor, float, dict[str, JsonValue]]
+"""Values, vectors, residuals, |λ|_max and how they were made."""
 
 
-def spectrum(
-    operator_or_matrix: Operand,
+def exact_spectrum(
+    operand: Operand,
     *,
-    method: Method = "auto",
     factorization: Factorization = "eigh",
     rank_bound: int | None = None,
     memory: str | int | None = None,
 ) -> Spectrum:
-    """All eigenvalues of a symmetric D × D matrix, (1/D) Σ_i δ(λ_i).
-
-    Exact to rounding. LAPACK runs in float64 whatever the dtype of the matrix. Of a
-    Gram matrix the smaller side is computed; the eigenvalues that the larger side has
-    besides are exactly zero and become one atom. Nothing else is merged or clamped:
-    rounding leaves small, also negative, eigenvalues, and `noise_floor` =
-    ε · |λ|_max · √D with ε of the dtype in which the matrix was formed marks them.
+    """All eigenvalues by LAPACK; see `es.spectrum`.
 
     Args:
-        operator_or_matrix: A symmetric operator, tensor or NumPy array; only one
-            that fits in memory as D × D float64 (for a Gram matrix its smaller side).
-        method: "exact", or "auto", which is "exact" wherever the matrix fits.
-        factorization: "eigh" takes the eigenvalues of the matrix. "svd", for a Gram
-            matrix, takes the singular values σ of its factor and returns σ²: it keeps
-            eigenvalues down to (ε · σ_max · √D)², which is then the noise floor,
-            because the condition number is not squared.
-        rank_bound: A proven bound r on the rank: all but the r eigenvalues of largest
-            modulus are zero and become one atom. None for no further knowledge (the
-            bound of a Gram matrix by its factor's shape is always used).
-        memory: Budget such as "4GiB"; None for half of what is available.
+        operand: A square operand.
+        factorization: "eigh" or "svd".
+        rank_bound: A proven bound on the rank, or None.
+        memory: Budget.
 
     Returns:
-        The spectrum, with `exact=True`.
+        The spectrum.
 
     Raises:
-        ValueError: If the matrix is not square, finite and symmetric, does not fit
-            the budget, or contradicts `rank_bound`; if an option is unknown.
-        TypeError: If it is no matrix of real floating-point numbers.
-
-    Cost:
-        4/3 D³ operations and 8 D² bytes (plus the matrix in its own dtype where that
-        is not float64). With "svd" about 4 n m min(n, m) operations at most and
-        16 n m bytes for an n × m factor.
-
-    Example:
-        >>> from eigenscope.operators import gram
-        >>> J = torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
-        >>> found = spectrum(gram(J, side="columns"))
-        >>> found.values, found.weights
-        (array([0., 4., 9.]), array([0.5 , 0.25, 0.25]))
+        ValueError: If the matrix is not finite and symmetric, does not fit, or
+            contradicts `rank_bound`.
     """
-    require_choice("method", method, Method)
-    require_choice("factorization", factorization, Factorization)
     started = time.perf_counter()
-    dimension = require_square(operator_or_matrix)
+    dimension = operand.shape[0]
     if factorization == "svd":
-        values, floor, made = _squared_singular_values(operator_or_matrix, memory)
+        values, floor, made = _squared_singular_values(operand, memory)
     else:
-        values, floor, made = _eigenvalues(operator_or_matrix, memory)
+        values, floor, made = _eigenvalues(operand, memory)
     if rank_bound is not None:
         values = _largest_moduli(values, rank_bound, dimension=dimension, floor=floor)
     made |= {"rank_bound": rank_bound, "seconds": time.perf_counter() - started}
     return Spectrum.from_eigenvalues(
-        values, dimension=dimension, noise_floor=floor, provenance=made | _code()
+        values, dimension=dimension, noise_floor=floor, provenance=made | code()
     )
 
 
-def top_eigenpairs(
-    operator_or_matrix: Operand,
-    k: int,
-    *,
-    which: Which = "largest",
-    tolerance: float = 1e-6,
-    memory: str | int | None = None,
-) -> Eigenpairs:
-    """K solutions of A v = λ v at an end of the spectrum, best first.
-
-    LAPACK in float64. Of a Gram matrix on its larger side, say 𝒥ᵀ𝒥, pairs with
-    λ above the noise floor come from the smaller side, 𝒥𝒥ᵀ w = λ w, as
-    v = 𝒥ᵀ w / √λ, orthogonalized in float64.
+def exact_eigenpairs(
+    operand: Operand, k: int, *, which: Which, memory: str | int | None
+) -> DensePairs:
+    """K pairs by LAPACK; see `es.top_eigenpairs`.
 
     Args:
-        operator_or_matrix: A symmetric operator, tensor or NumPy array that fits in
-            memory.
+        operand: A square operand.
         k: Number of pairs, 1 to D.
-        which: "largest" orders descending, "smallest" ascending, "magnitude" by |λ|
-            descending; "both" gives the ⌈k/2⌉ largest, descending, then the ⌊k/2⌋
-            smallest, ascending.
-        tolerance: A pair has converged if ‖A v - λ v‖ ≤ tolerance · |λ|_max.
-        memory: Budget such as "4GiB"; None for half of what is available.
+        which: Which pairs.
+        memory: Budget.
 
     Returns:
-        The pairs. Vectors have the operator's dtype and device, and the residuals are
-        those of the returned vectors; values, residuals and flags are on the CPU.
+        The pairs and how they were made.
 
     Raises:
-        ValueError: If k is not between 1 and D, or as for `spectrum`.
-        TypeError: If it is no matrix of real floating-point numbers.
-
-    Cost:
-        8 D² bytes and 4/3 D³ operations for at most D/8 pairs at the upper end of a
-        Gram matrix, D being the smaller side where that is used; else 32 D² bytes and
-        about 9 D³ operations for all pairs.
-
-    Example:
-        >>> pairs = top_eigenpairs(torch.diag(torch.tensor([1.0, -5.0, 3.0])), 2)
-        >>> pairs.values.tolist(), pairs.vectors.abs().T.tolist()
-        ([3.0, 1.0], [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+        ValueError: If the matrix is not finite and symmetric, or does not fit.
     """
-    require_choice("which", which, Which)
-    started = time.perf_counter()
-    dimension = require_square(operator_or_matrix)
-    if not 1 <= k <= dimension:
-        raise ValueError(
-            f"k must be between 1 and the dimension, {dimension}; got {k}."
-        )
-    pairs = None
-    if isinstance(operator_or_matrix, Gram) and which in {"largest", "magnitude"}:
-        pairs = _from_smaller_side(operator_or_matrix, k, memory)
-    if pairs is None:
-        pairs = _from_dense(operator_or_matrix, k, which, memory)
-    values, vectors, residuals, largest, made = pairs
-    made |= {"which": which, "tolerance": tolerance}
-    made |= {"seconds": time.perf_counter() - started}
-    return Eigenpairs(
-        values=values,
-        vectors=vectors,
-        residuals=residuals,
-        converged=residuals <= tolerance * largest,
-        provenance=made | _code(),
-    )
+    if isinstance(operand, Gram) and which in {"largest", "magnitude"}:
+        pairs = _from_smaller_side(operand, k, memory)
+        if pairs is not None:
+            return pairs
+    return _from_dense(operand, k, which, memory)
+
+
+def pairs_bytes(operand: Operand, k: int, which: Which) -> int:
+    """Bytes that `exact_eigenpairs` needs beside the operand itself.
+
+    Args:
+        operand: A square operand.
+        k: Number of pairs.
+        which: Which pairs.
+
+    Returns:
+        The matrix, what LAPACK adds and the operand's own dense form.
+
+    Raises:
+        ValueError: If LAPACK cannot count so many rows.
+    """
+    size = operand.shape[0]
+    if isinstance(operand, Gram) and which in {"largest", "magnitude"}:
+        smaller = min(operand.factor.shape)
+        size = smaller if k <= smaller else size
+    wanted = k if _needs_upper_end_only(operand, which) else size
+    return lapack.peak_bytes(size, num_vectors=wanted) + extra_bytes(operand)
+
+
+def spectrum_bytes(operand: Operand) -> int:
+    """Bytes that `exact_spectrum` needs beside the operand itself.
+
+    Args:
+        operand: A square operand.
+
+    Returns:
+        The matrix of the smaller side, and the operand's own dense form.
+
+    Raises:
+        ValueError: If LAPACK cannot count so many rows.
+    """
+    source = smaller_side(operand)
+    return lapack.peak_bytes(source.shape[0], num_vectors=0) + extra_bytes(source)
 
 
 def _eigenvalues(
@@ -165,10 +132,10 @@ def _eigenvalues(
 ) -> tuple[Float[np.ndarray, "eig"], float, dict[str, JsonValue]]:
     """Eigenvalues that need computing, the noise floor and how they were made."""
     dimension = operand.shape[0]
-    source = _smaller_side(operand)
+    source = smaller_side(operand)
     size = source.shape[0]
     require_budget(
-        lapack.peak_bytes(size, num_vectors=0) + extra_bytes(source),
+        spectrum_bytes(operand),
         what=f"the spectrum of a {size} × {size} matrix",
         memory=memory,
     )
@@ -234,12 +201,10 @@ def _largest_moduli(
 
 def _from_dense(
     operand: Operand, k: int, which: Which, memory: str | int | None
-) -> tuple[Tensor, Tensor, Tensor, float, dict[str, JsonValue]]:
+) -> DensePairs:
     """Values, vectors, residuals, |λ|_max and how they were made."""
     size = operand.shape[0]
-    # The upper end alone gives |λ|_max only where no eigenvalue is negative.
-    upper = isinstance(operand, Gram | StoredGram) and which in {"largest", "magnitude"}
-    wanted = k if upper else size
+    wanted = k if _needs_upper_end_only(operand, which) else size
     require_budget(
         lapack.peak_bytes(size, num_vectors=wanted) + extra_bytes(operand),
         what=f"the eigenvectors of a {size} × {size} matrix",
@@ -248,7 +213,7 @@ def _from_dense(
     loaded = load(operand)
     values, vectors = lapack.largest_pairs(loaded.matrix, wanted)
     largest = float(values.abs().max())
-    order = _best_first(values, k, which)
+    order = best_first(values, k, which)
     values, vectors = values[order], vectors[:, order]
     if isinstance(operand, np.ndarray):
         vectors = vectors.to(getattr(torch, loaded.dtype, torch.float64))
@@ -263,7 +228,7 @@ def _from_dense(
 
 def _from_smaller_side(
     operator: Gram, k: int, memory: str | int | None
-) -> tuple[Tensor, Tensor, Tensor, float, dict[str, JsonValue]] | None:
+) -> DensePairs | None:
     """The same through the other side, or None where that cannot give the vectors."""
     size = min(operator.factor.shape)
     if operator.shape[0] == size or k > size:
@@ -286,21 +251,20 @@ def _from_smaller_side(
     return values, vectors, residuals, largest, made
 
 
-def _best_first(values: Float[Tensor, "n"], k: int, which: Which) -> Tensor:
-    """Places of the k wanted among ascending values, in the order of `which`."""
-    ascending = torch.arange(len(values))
-    if which == "smallest":
-        return ascending[:k]
-    if which == "magnitude":
-        return values.abs().argsort(descending=True, stable=True)[:k]
-    if which == "both":
-        upper = ascending.flip(0)[: k - k // 2]
-        return torch.cat([upper, ascending[: k // 2]])
-    return ascending.flip(0)[:k]
+def _needs_upper_end_only(operand: Operand, which: Which) -> bool:
+    """The upper end alone gives |λ|_max only where no eigenvalue is negative."""
+    return isinstance(operand, Gram | StoredGram) and which in {"largest", "magnitude"}
 
 
-def _smaller_side(operand: Operand) -> Operand:
-    """An operator with fewer rows and the same non-zero eigenvalues, if there is."""
+def smaller_side(operand: Operand) -> Operand:
+    """An operator with fewer rows and the same non-zero eigenvalues, if there is.
+
+    Args:
+        operand: A square operand.
+
+    Returns:
+        The other operator, or the operand itself.
+    """
     if isinstance(operand, SymmetricOperator):
         return operand.smaller_side() or operand
     return operand
@@ -324,7 +288,11 @@ def _how(factorization: str, driver: str, source: Operand) -> dict[str, JsonValu
 
 
 @cache
-def _code() -> dict[str, JsonValue]:
-    """Versions and commit of the code that computes."""
+def code() -> dict[str, JsonValue]:
+    """Versions and commit of the code that computes.
+
+    Returns:
+        Part of a provenance.
+    """
     packages: dict[str, JsonValue] = {**versions(), "scipy": scipy.__version__}
     return {"versions": packages, "commit": source_commit()}

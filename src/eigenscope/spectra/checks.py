@@ -54,3 +54,15 @@ def as_json(provenance: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
             "provenance must hold only what JSON can (None, bool, int, finite float, "
             f"str, lists and dictionaries of these): {error}."
         ) from error
+
+
+def with_zeros(
+    known: Float[np.ndarray, "known"], size: int
+) -> tuple[Float[np.ndarray, "eig"], Float[np.ndarray, "eig"]]:
+    """Ascending values and their weights 1/D, with the D - len(known) zeros as one."""
+    weights = np.full(len(known), 1.0 / max(size, 1))
+    if len(known) == size:
+        return known, weights
+    place = int(np.searchsorted(known, 0.0))
+    zeros = (size - len(known)) / size
+    return np.insert(known, place, 0.0), np.insert(weights, place, zeros)

@@ -1,7 +1,7 @@
 """The density of a spectrum on a linear or a logarithmic axis."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.special import ndtr
 
 from eigenscope._types import require_choice
+from eigenscope.spectra.quadrature import Quadrature, confidence_factor
 
 DensityScale = Literal["linear", "log"]
 DensityKind = Literal["smooth", "histogram"]
@@ -37,6 +38,9 @@ class Density:
         kind: "smooth" or "histogram".
         omitted_weight: Weight that the axis cannot show: on a log axis that of
             the values at or below max(0, noise floor).
+        lower: Lower end of a 95 % confidence band, point by point: spread between
+            probes, and half the steps against all. None for exact spectra.
+        upper: Its upper end.
 
     Example:
         >>> from eigenscope.spectra import Spectrum
@@ -52,6 +56,8 @@ class Density:
     scale: DensityScale
     kind: DensityKind
     omitted_weight: float
+    lower: Float[np.ndarray, "point"] | None = None
+    upper: Float[np.ndarray, "point"] | None = None
 
     @property
     def spacing(self) -> float:
@@ -69,6 +75,8 @@ def density(
     bandwidth: float | None,
     num_points: int,
     num_bins: int,
+    quadrature: Quadrature | None = None,
+    dimension: int = 1,
 ) -> Density:
     """Σ_i w_i K(x - x_i) on a grid; `Spectrum.density` documents the options.
 
@@ -81,9 +89,11 @@ def density(
         bandwidth: In units of the axis, or None for the default rule.
         num_points: Points of a smooth density.
         num_bins: Bins of a histogram.
+        quadrature: What the probes of an estimate say.
+        dimension: D of an estimate.
 
     Returns:
-        The density.
+        The density, with a band for an estimate.
 
     Raises:
         ValueError: If an option is out of its range, or nothing is above the
@@ -112,7 +122,7 @@ def density(
         grid, heights = smooth_cells(
             positions, shown, bandwidth=width, num_points=num_points
         )
-    return Density(
+    bare = Density(
         grid=grid,
         heights=heights,
         bandwidth=width,
@@ -120,6 +130,35 @@ def density(
         kind=kind,
         omitted_weight=omitted,
     )
+    if quadrature is None:
+        return bare
+    return _with_band(bare, quadrature, dimension, threshold)
+
+
+def _with_band(
+    bare: Density, quadrature: Quadrature, dimension: int, threshold: float
+) -> Density:
+    """The density with t standard errors over probes and the resolution around it."""
+    edges = bare.grid[0] + bare.spacing * (np.arange(len(bare.grid) + 1) - 0.5)
+
+    def heights(
+        measure: tuple[Float[np.ndarray, "eig"], Float[np.ndarray, "eig"]],
+    ) -> Float[np.ndarray, "point"]:
+        values, weights = measure
+        if bare.scale == "log":
+            shown = values > threshold
+            values, weights = np.log10(values[shown]), weights[shown]
+        if bare.kind == "histogram":
+            return np.histogram(values, edges, weights=weights)[0] / bare.spacing
+        return smooth_heights(values, weights, bandwidth=bare.bandwidth, edges=edges)
+
+    half = np.abs(bare.heights - heights(quadrature.measure(dimension, coarse=True)))
+    if quadrature.num_probes > 1:
+        rows = [heights(part) for part in quadrature.single_measures(dimension)]
+        spread = np.std(rows, axis=0, ddof=1) / quadrature.num_probes**0.5
+        half += confidence_factor(quadrature.num_probes) * spread
+    lower = np.maximum(bare.heights - half, 0.0)
+    return replace(bare, lower=lower, upper=bare.heights + half)
 
 
 def silverman_bandwidth(
@@ -175,7 +214,31 @@ def smooth_cells(
     """
     reach = KERNEL_REACH * bandwidth
     edges = np.linspace(positions[0] - reach, positions[-1] + reach, num_points + 1)
-    mass = np.zeros(num_points)
+    return (edges[:-1] + edges[1:]) / 2, smooth_heights(
+        positions, weights, bandwidth=bandwidth, edges=edges
+    )
+
+
+def smooth_heights(
+    positions: Float[np.ndarray, "eig"],
+    weights: Float[np.ndarray, "eig"],
+    *,
+    bandwidth: float,
+    edges: Float[np.ndarray, "edge"],
+) -> Float[np.ndarray, "point"]:
+    """Average over given cells of Σ_i w_i N(x; x_i, bandwidth²).
+
+    Args:
+        positions: Places x_i of the atoms on the axis, ascending.
+        weights: Their weights w_i.
+        bandwidth: Standard deviation of the kernel.
+        edges: Edges of the cells, ascending.
+
+    Returns:
+        The height over each cell.
+    """
+    reach = KERNEL_REACH * bandwidth
+    mass = np.zeros(len(edges) - 1)
     for start in range(0, len(positions), BLOCK):
         atoms = positions[start : start + BLOCK]
         low = max(int(np.searchsorted(edges, atoms[0] - reach, side="right")) - 1, 0)
@@ -183,7 +246,7 @@ def smooth_cells(
         below = ndtr((edges[low:high] - atoms[:, None]) / bandwidth)
         share = np.diff(below, axis=1)
         mass[low : low + share.shape[1]] += weights[start : start + BLOCK] @ share
-    return (edges[:-1] + edges[1:]) / 2, mass / np.diff(edges)
+    return mass / np.diff(edges)
 
 
 def histogram_cells(

@@ -13,7 +13,7 @@ from eigenscope._types import JsonValue
 from eigenscope.store import write_atomically
 
 FORMAT = "eigenscope"
-VERSION = 1
+VERSION = 2
 
 
 def write(

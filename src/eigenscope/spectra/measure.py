@@ -1,18 +1,20 @@
 """A spectrum as a measure Σ_i w_i δ(λ_i), with what follows from it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from jaxtyping import Float
 
 from eigenscope._types import JsonValue
 from eigenscope.spectra import files
-from eigenscope.spectra.checks import Numbers, as_json, require_measure
+from eigenscope.spectra.checks import Numbers, as_json, require_measure, with_zeros
 from eigenscope.spectra.density import Density, DensityKind, DensityScale, density
+from eigenscope.spectra.estimate import Estimate
+from eigenscope.spectra.quadrature import Quadrature
 
 
 @final
@@ -32,6 +34,11 @@ class Spectrum:
         dimension: D.
         exact: Whether every eigenvalue is there (else it is an estimate).
         noise_floor: Moduli up to this one cannot be told from rounding.
+        error: Bound of the W1 distance to the true spectrum, with 95 % confidence,
+            in units of the eigenvalues: spread between probes and resolution; 0 for
+            exact spectra.
+        converged: Whether the error that was asked for was reached.
+        quadrature: What each probe of an estimate says; None for exact spectra.
         provenance: How it was made: method, driver, dtype, seconds, …
 
     Raises:
@@ -52,6 +59,9 @@ class Spectrum:
     dimension: int
     exact: bool
     noise_floor: float
+    error: float = 0.0
+    converged: bool = True
+    quadrature: Quadrature | None = None
     provenance: dict[str, JsonValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,6 +76,8 @@ class Spectrum:
             raise ValueError(
                 f"noise_floor must be finite and not negative; got {self.noise_floor}."
             )
+        if not self.error >= 0:
+            raise ValueError(f"error must not be negative; got {self.error}.")
         object.__setattr__(self, "provenance", as_json(self.provenance))
 
     @classmethod
@@ -103,13 +115,9 @@ class Spectrum:
                 f"dimension must be at least the number of eigenvalues, {len(known)}; "
                 f"got {dimension}."
             )
-        weights = np.full(len(known), 1.0 / max(size, 1))
-        if len(known) < size:
-            place = int(np.searchsorted(known, 0.0))
-            known = np.insert(known, place, 0.0)
-            weights = np.insert(weights, place, (size - len(weights)) / size)
+        values, weights = with_zeros(known, size)
         return cls(
-            values=known,
+            values=values,
             weights=weights,
             dimension=size,
             exact=True,
@@ -127,6 +135,7 @@ class Spectrum:
             and self.exact == other.exact
             and self.noise_floor == other.noise_floor
             and self.provenance == other.provenance
+            and self.quadrature == other.quadrature
         )
 
     def __hash__(self) -> int:
@@ -205,6 +214,36 @@ class Spectrum:
             The trace of the matrix.
         """
         return self.dimension * self.moment(1)
+
+    def sum(
+        self, function: Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
+    ) -> Estimate:
+        """Σ f(λ) = tr f(A) over all D eigenvalues.
+
+        Args:
+            function: f, applied to arrays of eigenvalues.
+
+        Returns:
+            The sum; from an estimate with its standard error over probes and, as
+            `bias`, what half the steps change.
+
+        Example:
+            >>> print(Spectrum.from_eigenvalues([1.0, 2.0]).sum(np.square))
+            5 ± 0
+        """
+        if self.quadrature is None:
+            value = float(self.weights @ function(self.values)) * self.dimension
+            return Estimate(value=value, stderr=0.0, num_matvecs=0)
+        value, stderr, bias = self.quadrature.sum(function, self.dimension)
+        made = self.provenance
+        return Estimate(
+            value=value,
+            stderr=stderr,
+            bias=bias,
+            num_matvecs=int(str(made.get("num_matvecs", 0))),
+            converged=self.converged,
+            provenance=made,
+        )
 
     def effective_rank(self) -> float:
         """exp(-Σ_j p_j log p_j) over all D eigenvalues, p_j = |λ_j| / Σ|λ|.
@@ -288,7 +327,8 @@ class Spectrum:
             num_bins: Bins of a histogram.
 
         Returns:
-            The density; it integrates to 1 minus its `omitted_weight`.
+            The density; it integrates to 1 minus its `omitted_weight`. That of an
+            estimate has a confidence band, `lower` and `upper`.
 
         Raises:
             ValueError: If an option is out of its range, or nothing is above the
@@ -311,6 +351,8 @@ class Spectrum:
             bandwidth=bandwidth,
             num_points=num_points,
             num_bins=num_bins,
+            quadrature=self.quadrature,
+            dimension=self.dimension,
         )
 
     def save(self, path: str | Path) -> None:
@@ -322,13 +364,12 @@ class Spectrum:
         Args:
             path: The file's name, taken as it is.
         """
-        header: dict[str, JsonValue] = {
-            "dimension": self.dimension,
-            "exact": self.exact,
-            "noise_floor": self.noise_floor,
-            "provenance": self.provenance,
-        }
+        names = ("dimension", "exact", "noise_floor", "error", "converged")
+        header: dict[str, JsonValue] = {name: getattr(self, name) for name in names}
+        header["provenance"] = self.provenance
         arrays = {"values": self.values, "weights": self.weights}
+        if self.quadrature is not None:
+            arrays |= self.quadrature.arrays()
         files.write(Path(path), kind="spectrum", header=header, arrays=arrays)
 
     @classmethod
@@ -347,30 +388,11 @@ class Spectrum:
             FileNotFoundError: If there is no such file.
         """
         header, arrays = files.read(Path(path), kind="spectrum")
-        return cls(**arrays, **header)  # pyright: ignore[reportArgumentType]
+        found: Any = {name: arrays.pop(name) for name in ("values", "weights")}
+        quadrature = Quadrature.from_arrays(arrays) if arrays else None
+        return cls(**found, **header, quadrature=quadrature)
 
     def _cumulative(self) -> Float[np.ndarray, "eig"]:
         """Weight up to each value; the last is exactly 1."""
         total = np.cumsum(self.weights)
         return total / total[-1]
-
-
-def rounding_floor(largest: float, *, dimension: int, epsilon: float) -> float:
-    """ε · |λ|_max · √D: moduli up to here cannot be told from rounding.
-
-    A symmetric D × D matrix formed with unit roundoff ε carries an error of about
-    this norm, and by Weyl's inequality no eigenvalue moves further.
-
-    Args:
-        largest: |λ|_max.
-        dimension: D.
-        epsilon: ε of the dtype in which the matrix was formed.
-
-    Returns:
-        The floor, in units of the eigenvalues.
-
-    Example:
-        >>> rounding_floor(2.0, dimension=100, epsilon=1e-16)
-        2e-15
-    """
-    return epsilon * abs(largest) * math.sqrt(dimension)

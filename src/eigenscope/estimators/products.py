@@ -1,0 +1,117 @@
+"""Products with a symmetric operator, counted and checked."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eigenscope.estimators.matrices import Operand, require_square
+from eigenscope.operators import Dense, LinearOperator
+
+
+@final
+class Products:
+    """A X for blocks of vectors, which are rows here.
+
+    Args:
+        operand: A symmetric operator or matrix.
+        count: Products that were taken before.
+
+    Attributes:
+        operator: The operator.
+        dim: D.
+        dtype: Type that vectors are kept in: float64, or float32 for narrower types.
+        device: Where vectors are.
+        count: Products taken so far.
+
+    Raises:
+        TypeError: If the operand is no operator or matrix of floating-point numbers.
+        ValueError: If it is not square.
+    """
+
+    def __init__(self, operand: Operand, *, count: int = 0) -> None:
+        self.dim = require_square(operand)
+        self.operator = as_operator(operand)
+        self.device = self.operator.device
+        is_wide = self.operator.dtype == torch.float64
+        self.dtype = torch.float64 if is_wide else torch.float32
+        self.count = count
+
+    @property
+    def epsilon(self) -> float:
+        """Unit roundoff of the operator's own dtype."""
+        return torch.finfo(self.operator.dtype).eps
+
+    def __call__(
+        self, rows: Float[Tensor, "vector dim"]
+    ) -> Float[Tensor, "vector dim"]:
+        """Return A v for every row v.
+
+        Args:
+            rows: The vectors.
+
+        Returns:
+            The products, as rows in new memory.
+
+        Raises:
+            ValueError: If a product is not finite.
+        """
+        columns = rows.T.contiguous().to(self.operator.dtype)
+        products = self.operator @ columns
+        self.count += len(rows)
+        if not bool(torch.isfinite(products).all()):
+            raise ValueError(
+                "products with the operator must be finite; number "
+                f"{self.count} is not. Look at the weights and the data for NaN and "
+                "infinities (a training run that diverged?), or compute in float64."
+            )
+        result = products.T.to(self.dtype)
+        return result.clone() if result.is_contiguous() else result.contiguous()
+
+
+def as_operator(operand: Operand) -> LinearOperator:
+    """The operand as an operator.
+
+    Args:
+        operand: An operator, or a matrix, which is not copied.
+
+    Returns:
+        The operator.
+    """
+    if isinstance(operand, LinearOperator):
+        return operand
+    if isinstance(operand, Tensor):
+        return Dense(operand)
+    return Dense(torch.from_numpy(operand))
+
+
+def require_symmetric_part(
+    found: Float[Tensor, "*shape"],
+    expected: Float[Tensor, "*shape"],
+    *,
+    norm: float,
+    tolerance: float,
+) -> None:
+    """Raise unless ⟨v, Aw⟩ agrees with what ⟨Av, w⟩ was.
+
+    Args:
+        found: ⟨v, Aw⟩ for earlier v and a new w.
+        expected: ⟨Av, w⟩, from when A v was taken.
+        norm: ‖A‖, or a lower bound that is of its size.
+        tolerance: The largest difference that rounding explains.
+
+    Raises:
+        ValueError: If they differ by more than rounding explains.
+    """
+    if not found.numel():
+        return
+    gap = float((found - expected).abs().max())
+    if gap > tolerance:
+        raise ValueError(
+            "the operator must be symmetric and the same in every product; ⟨v, Aw⟩ and "
+            f"⟨Av, w⟩ differ by {gap / norm:.2g} of ‖A‖, and rounding explains "
+            f"{tolerance / norm:.2g}. es.verify(operator) tells what is wrong: an "
+            "operator without symmetry (pass es.gram(jacobian)), dropout, or data that "
+            "change."
+        )

@@ -1,0 +1,164 @@
+"""Traces from products with random vectors."""
+
+from dataclasses import replace
+from typing import Final, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eigenscope._types import require_choice
+from eigenscope.estimators.interruption import Interrupted
+from eigenscope.estimators.matrices import Operand
+from eigenscope.estimators.probes import ProbeLaw
+from eigenscope.estimators.probing import Probing, inner
+from eigenscope.spectra import Estimate
+from eigenscope.store import Run
+
+TraceMethod = Literal["xtrace", "hutch++", "hutchinson"]
+
+_RANK: Final = 100.0  # roundings, below which a direction of a sketch is none
+
+
+def trace(
+    operator_or_matrix: Operand,
+    *,
+    method: TraceMethod = "xtrace",
+    num_matvecs: int = 100,
+    law: ProbeLaw | None = None,
+    generator: torch.Generator | None = None,
+    run: Run | None = None,
+    name: str = "trace",
+) -> Estimate:
+    """Estimate tr(A) = E[vᵀAv] over random v with E[vvᵀ] = I.
+
+    Unbiased. "hutchinson" is the plain mean over probes; with sign probes its
+    variance is 2 Σ_{i≠j} A_ij² per probe, so a diagonal matrix is exact. "hutch++"
+    takes the trace on the range of a sketch A S exactly and estimates the rest.
+    "xtrace" uses every product for both, leaving one vector out at a time. The latter
+    two are exact for matrices of low rank, and far better where eigenvalues decay.
+    With at least D products the trace is exact.
+
+    Args:
+        operator_or_matrix: A symmetric operator, tensor or NumPy array.
+        method: "xtrace", "hutch++" or "hutchinson".
+        num_matvecs: Products to take, at least 2 ("xtrace": 4, "hutch++": 6).
+        law: Distribution of the probes; None for "sphere" with "xtrace", else "sign".
+        generator: Source of all randomness; a fresh one with a fixed seed if None.
+        run: A run that is open for writing: every product is left there, and taken
+            from there again.
+        name: Name of this estimate within the run.
+
+    Returns:
+        The trace and its standard error, in units of A's entries.
+
+    Raises:
+        ValueError: If the matrix is not square or a product not finite; if there are
+            too few products, or an option is unknown.
+        TypeError: If it is no matrix of real floating-point numbers.
+        Interrupted: On Ctrl-C, with the estimate from the products there are.
+
+    Cost:
+        `num_matvecs` products; memory for a third ("hutch++"), one ("xtrace") or none
+        ("hutchinson") of as many vectors.
+
+    References:
+        Hutchinson (1989), Commun. Stat. Simul. Comput. 18; Meyer, Musco, Musco,
+        Woodruff (2021), Hutch++; Epperly, Tropp, Webber (2024), XTrace, SIAM J. Matrix
+        Anal. Appl. 45(1).
+
+    Example:
+        >>> A = torch.diag(torch.tensor([1.0, 2.0, 3.0]))
+        >>> trace(A, method="hutchinson", num_matvecs=2).value
+        6.0
+    """
+    require_choice("method", method, TraceMethod)
+    least = {"xtrace": 4, "hutch++": 6, "hutchinson": 2}[method]
+    law = law or ("sphere" if method == "xtrace" else "sign")
+    work = Probing(
+        operator_or_matrix,
+        num_matvecs=num_matvecs,
+        least=least,
+        law=law,
+        method=method,
+        generator=generator,
+        run=run,
+        name=name,
+    )
+    try:
+        if num_matvecs >= work.products.dim and method != "hutchinson":
+            return work.finished(float(work.exact_diagonal().sum()), 0.0)
+        estimators = {
+            "xtrace": _xtrace,
+            "hutch++": _hutch_plus_plus,
+            "hutchinson": _hutchinson,
+        }
+        return work.finished(*estimators[method](work))
+    except KeyboardInterrupt:
+        raise Interrupted(_partial(work)) from None
+
+
+def mean_and_stderr(terms: Float[Tensor, "probe"]) -> tuple[float, float]:
+    """Mean of independent terms and its standard error.
+
+    Args:
+        terms: At least two.
+
+    Returns:
+        Both.
+    """
+    return float(terms.mean()), float(terms.std()) / len(terms) ** 0.5
+
+
+def _hutchinson(work: Probing) -> tuple[float, float]:
+    """The mean of vᵀAv."""
+    groups = work.groups("probes", work.num_matvecs)
+    return mean_and_stderr(torch.cat([inner(v, image) for v, image in groups]))
+
+
+def _hutch_plus_plus(work: Probing) -> tuple[float, float]:
+    """tr(QᵀAQ) and the mean of vᵀ(I - QQᵀ)A(I - QQᵀ)v."""
+    third = work.num_matvecs // 3
+    basis = work.range_of_sketch(third)
+    known = float(inner(basis, work.images("range", basis)).sum())
+    rest = work.num_matvecs - third - len(basis)
+    terms = [inner(v, image) for v, image in work.groups("probes", rest, without=basis)]
+    mean, stderr = mean_and_stderr(torch.cat(terms))
+    return known + mean, stderr
+
+
+def _xtrace(work: Probing) -> tuple[float, float]:
+    """Each probe in turn estimates what the sketch by all others leaves."""
+    count = work.num_matvecs // 2
+    pairs = list(work.groups("sketch", count))
+    probes = torch.cat([v for v, _ in pairs])
+    sketch = torch.cat([image for _, image in pairs])
+    columns, triangle = torch.linalg.qr(sketch.T)
+    triangle = triangle.double()
+    basis = columns.T.contiguous()
+    images = work.images("range", basis)
+    inside = basis.double() @ images.double().T  # H = QᵀAQ
+    sizes = torch.linalg.svdvals(triangle)
+    if float(sizes[-1]) <= _RANK * work.products.epsilon * float(sizes[0]):
+        # The sketch spans the whole range: nothing is left for a probe to see.
+        return float(inside.trace()), 0.0
+    left_out = torch.linalg.inv(triangle).T  # column i is normal to all but sketch i
+    left_out /= torch.linalg.vector_norm(left_out, dim=0)
+    coefficients = basis.double() @ probes.double().T  # column i is Qᵀv_i
+    along = (left_out * coefficients).sum(0)
+    # v_i less its part in the range of the other vectors' sketch, and its image.
+    taken = coefficients - left_out * along
+    rest = probes.double() - taken.T @ basis.double()
+    rest_images = sketch.double() - taken.T @ images.double()
+    dim = work.products.dim
+    scale = (dim - count + 1) / (rest * rest).sum(1) if work.law == "sphere" else 1.0
+    terms = inside.trace() - ((inside @ left_out) * left_out).sum(0)
+    return mean_and_stderr(terms + scale * inner(rest, rest_images))
+
+
+def _partial(work: Probing) -> Estimate | None:
+    """Hutchinson's estimate from the plain probes whose products are there."""
+    terms = work.plain_terms()
+    if len(terms) < 2:
+        return None
+    return replace(work.finished(*mean_and_stderr(terms)), converged=False)
