@@ -61,6 +61,23 @@ def test_the_spectrum_of_a_gauss_newton_matrix_comes_from_its_small_side(loss, r
     assert found.provenance["operator"] == "GaussNewton"
 
 
+def test_the_small_side_needs_memory_for_one_parameter_at_a_time_only():
+    case = make("classes")
+    size = 8 * (N * (K - 1)) ** 2
+    largest = 8 * N * (K - 1) * max(p.numel() for p in case.model.parameters())
+    operator = es.GaussNewton(zoo.problem(case), memory=size + largest)
+    side = operator.smaller_side()
+    assert side is not None
+    roomy = es.GaussNewton(zoo.problem(case)).smaller_side()
+    assert roomy is not None
+    assert_allclose(side.dense().numpy(), roomy.dense().numpy(), atol=1e-14)
+    operator = es.GaussNewton(zoo.problem(case), memory=size + largest - 8)
+    side = operator.smaller_side()
+    assert side is not None
+    with pytest.raises(ValueError, match="must fit in memory for this side"):
+        side.dense()
+
+
 def test_a_loss_that_is_not_convex_has_a_small_side_with_both_signs():
     case = make("any")
     operator = es.GaussNewton(zoo.problem(case))

@@ -1,7 +1,7 @@
 """Convolutions whose second derivative runs in the kernels of their first one.
 
-Autograd's own second derivative of a convolution takes the derivative by the weight as
-a convolution with kernels as large as the image. It is the same sum as a weight gradient.
+Autograd takes the derivative of a convolution's gradient by the weight as a
+convolution with kernels as large as the image: the same sum as a weight gradient.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping

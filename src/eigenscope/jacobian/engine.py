@@ -1,6 +1,6 @@
 """The engine behind parameter Jacobians: rules where they are proven, else autograd."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, final
 
@@ -87,6 +87,21 @@ class ParameterEngine:
     def coverage(self) -> dict[str, Coverage]:
         """How each parameter is served, in `named_parameters()` order."""
         return {name: self._proof.coverage[name] for name in self.problem.params}
+
+    def with_params(self, names: Sequence[str]) -> "ParameterEngine":
+        """Return an engine for some of the parameters and the same numbers.
+
+        Args:
+            names: The parameters.
+
+        Returns:
+            A new engine, proven anew.
+        """
+        return ParameterEngine(
+            self.problem.with_params(names),
+            head=self._head,
+            num_outputs=self.num_outputs,
+        )
 
     def chunks(
         self, size: int | None = None, *, boundary: int | None = None

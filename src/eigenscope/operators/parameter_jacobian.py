@@ -1,6 +1,6 @@
 """The parameter Jacobian of a data set as an operator."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, final
 
 import torch
@@ -114,6 +114,25 @@ class ParameterJacobian(Jacobian):
             rows = slice(batch.start, batch.start + batch.size)
             self._engine.fill(batch, self._by_name(blocks[rows]))
         return result
+
+    @override
+    def column_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
+        fitting = max_bytes // max(1, self.shape[0] * self.dtype.itemsize)
+        sizes = {name: c.stop - c.start for name, c in self.columns.items()}
+        if self._num_columns <= fitting or max(sizes.values()) > fitting:
+            yield from super().column_panels(max_bytes)
+            return
+        names: list[str] = []
+        for name, size in sizes.items():
+            if names and size + sum(sizes[own] for own in names) > fitting:
+                yield self._of(names).dense()
+                names = []
+            names.append(name)
+        yield self._of(names).dense()
+
+    def _of(self, names: Sequence[str]) -> "ParameterJacobian":
+        engine = self._engine.with_params(names)
+        return ParameterJacobian(engine.problem, engine=engine)
 
     @override
     def multiply(
