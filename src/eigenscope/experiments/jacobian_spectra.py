@@ -141,11 +141,14 @@ def prepare_jacobian(
 
     Raises:
         ValueError: If model or data are not those that the run started with, samples
-            influence each other, or the memory budget is too small.
+            influence each other, an output cannot be had of this network, or the
+            memory budget is too small.
 
     Cost:
         Forward and backward passes of a few samples.
     """
+    for output in plan.outputs:
+        problem.with_output(output)  # a softmax needs two classes
     recorded = None
     if run is not None:
         _require_same_problem(run, problem)

@@ -16,6 +16,7 @@ from eigenscope.autodiff import (
 )
 from eigenscope.jacobian.chunk import ChunkPass
 from eigenscope.jacobian.generic import Head, by_loop, by_vmap
+from eigenscope.jacobian.independence import require_same_in_parts
 from eigenscope.jacobian.mixing import at_least_two
 from eigenscope.jacobian.pieces import pieces
 from eigenscope.jacobian.proof import Coverage, Path, prove, reason_without_rules
@@ -25,6 +26,7 @@ from eigenscope.problem import (
     Batch,
     Problem,
     left_as_found,
+    require_finite_outputs,
     require_no_batch_statistics,
     transform_outputs,
 )
@@ -72,6 +74,7 @@ class ParameterEngine:
         self.num_outputs = num_outputs or problem.num_outputs
         self._head = head or self._transform
         self._axes = SampleAxes()
+        self._has_checked_parts = False
         with self._recording():
             first = recordable_batch(problem.batches.first(_PROBE_SAMPLES))
             probe = at_least_two(first)
@@ -142,7 +145,14 @@ class ParameterEngine:
                     self._axes,
                     create_graph=create_graph,
                 )
+                self._check(batch, chunk.raw)
             yield OpenChunk(self, self._head, batch, chunk, create_graph=create_graph)
+
+    def _check(self, batch: Batch, raw: Tensor) -> None:
+        require_finite_outputs(raw, batch.start)
+        if not self._has_checked_parts:
+            require_same_in_parts(self.problem, batch, raw.detach())
+            self._has_checked_parts = True
 
     def fill(
         self, batch: Batch, results: Mapping[str, Float[Tensor, "sample output *param"]]

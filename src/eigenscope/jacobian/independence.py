@@ -12,7 +12,16 @@ from eigenscope.autodiff import (
     recording,
     vector_jacobian_product,
 )
-from eigenscope.problem import Batch, ModelInputs, Problem, transform_outputs
+from eigenscope.problem import (
+    Batch,
+    ModelInputs,
+    Problem,
+    left_as_found,
+    nearly_equal,
+    transform_outputs,
+)
+
+_MORE_SAMPLES = 64
 
 
 def differentiable_entry(inputs: ModelInputs) -> str | None:
@@ -93,7 +102,7 @@ def require_independent_samples(
             seed[sample] = torch.linspace(1, 2, outputs.shape[1]).to(seed)
             product = vector_jacobian_product(outputs, leaf, seed, keep_graph=True)
             others = [i for i in range(len(leaf)) if i != sample]
-            mixed = product[others].flatten(1).abs().amax(1) > 0
+            mixed = product[others].reshape(len(others), -1).abs().amax(1) > 0
             depends |= bool(product[sample].abs().max() > 0)
             if bool(mixed.any()):
                 other = others[int(mixed.nonzero()[0, 0])]
@@ -106,6 +115,34 @@ def require_independent_samples(
     _require_alone(problem, inputs, entry, outputs.detach())
     if not depends:
         _require_change(problem, inputs, entry, outputs)
+
+
+def require_same_in_parts(problem: Problem, batch: Batch, raw: Tensor) -> None:
+    """Raise if a batch's outputs are others when it is cut in two unequal parts.
+
+    Args:
+        problem: The problem.
+        batch: A whole chunk, as large as those that are differentiated.
+        raw: Its raw outputs.
+
+    Raises:
+        ValueError: If a sample's output changes with the size of its batch.
+    """
+    if batch.size < 2:
+        return
+    with torch.no_grad(), left_as_found(problem.model):
+        parts = [problem.raw(p.inputs) for p in batch.parts(batch.size // 2 + 1)]
+    start = 0
+    for part in parts:
+        if not nearly_equal(raw[start : start + len(part)], part):
+            raise ValueError(
+                "per-sample derivatives need every sample to be independent of the "
+                f"others; outputs of samples {batch.start + start} to "
+                f"{batch.start + start + len(part) - 1} change when the batch of "
+                f"{batch.size} is cut into {len(parts[0])} and {len(parts[-1])}. Look "
+                "for operations over axis 0, and for random numbers, in forward."
+            )
+        start += len(part)
 
 
 def _require_alone(
@@ -138,11 +175,13 @@ def _outputs(problem: Problem, inputs: ModelInputs) -> Tensor:
 def _require_change(
     problem: Problem, inputs: ModelInputs, entry: str | None, outputs: Tensor
 ) -> None:
-    """Tell a saturated sample, whose derivative is zero, from a constant network.
+    """Tell saturated samples, whose derivative is zero, from a constant network.
 
     Raises:
         ValueError: If quite different inputs give the same output.
     """
+    if _has_derivative(problem, problem.batches.first(_MORE_SAMPLES), entry):
+        return
     with torch.no_grad():
         moved = 1 - 3 * leaf_of(inputs, entry)
         other = _outputs(problem, with_leaf(inputs, entry, moved))
@@ -152,6 +191,15 @@ def _require_change(
             "other inputs give the same output. Check that the network is not "
             "constant (detached input, dead units, zero weights)."
         )
+
+
+def _has_derivative(problem: Problem, batch: Batch, entry: str | None) -> bool:
+    with recording():
+        leaf = differentiable_copy(leaf_of(batch.inputs, entry))
+        outputs = _outputs(problem, with_leaf(batch.inputs, entry, leaf))
+        seed = torch.linspace(1, 2, outputs.shape[1]).to(outputs).expand_as(outputs)
+        product = vector_jacobian_product(outputs, leaf, seed, keep_graph=False)
+    return bool(product.abs().max() > 0)
 
 
 def _at_least_two(inputs: ModelInputs, size: int) -> ModelInputs:

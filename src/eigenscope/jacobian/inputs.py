@@ -25,17 +25,21 @@ from eigenscope.jacobian.independence import (
     differentiable_entry,
     leaf_of,
     require_independent_samples,
+    require_same_in_parts,
     with_leaf,
 )
 from eigenscope.jacobian.rows import require_finite, transform_rows
 from eigenscope.problem import (
     Batch,
+    DataChangedError,
     ModelInputs,
     Problem,
     call_model,
     flatten_outputs,
     left_as_found,
+    nearly_equal,
     output_cotangent,
+    require_finite_outputs,
     require_no_batch_statistics,
     transform_outputs,
 )
@@ -92,7 +96,8 @@ class InputJacobianEngine:
         require_no_batch_statistics(problem.model)
         self._problem = problem
         self._scratch = torch.empty(0)
-        probe = problem.batches.first(2)
+        self._has_checked_parts = False
+        self._probe = probe = problem.batches.first(2)
         self._entry = differentiable_entry(probe.inputs)
         self.sample_shape = tuple(leaf_of(probe.inputs, self._entry).shape[1:])
         with left_as_found(problem.model):
@@ -118,6 +123,25 @@ class InputJacobianEngine:
             raise ValueError(
                 f"the recorded engine {settings} cannot be set up again; this machine "
                 f"and version give {self.settings}. Start a new run."
+            )
+
+    def require_current_copy(self) -> None:
+        """Raise if the folded copy no longer answers as the model does.
+
+        Raises:
+            DataChangedError: If the model has changed since the engine was made, in
+                something that is neither weight nor buffer.
+        """
+        if not self.settings.accelerated:
+            return
+        with torch.no_grad(), left_as_found(self._problem.model):
+            model = self._problem.raw(self._probe.inputs)
+            copied = call_model(self._module, self._leaf(self._probe)[1])
+        if not nearly_equal(model, copied):
+            raise DataChangedError(
+                "the model must stay as it is while its Jacobian is in use; it gives "
+                "other outputs than when the InputJacobian was made. Make a new one "
+                "after every change."
             )
 
     def fill(
@@ -159,6 +183,7 @@ class InputJacobianEngine:
                 transform_rows(rows, raw, output, result, weight=weight)
         for result in results:
             require_finite(result, batch.start)
+        self._require_same_in_parts(batch, raw)
         return raw
 
     def fill_part(
@@ -193,6 +218,17 @@ class InputJacobianEngine:
                         base, leaf, cotangent.to(base.dtype), keep_graph=True
                     )
         require_finite(result, batch.start)
+        self._require_same_in_parts(batch, raw.detach())
+
+    def _require_same_in_parts(self, batch: Batch, raw: Tensor) -> None:
+        """Compare the first chunk's outputs with those of its parts, once.
+
+        Raises:
+            ValueError: If a sample's output changes with the size of its batch.
+        """
+        if not self._has_checked_parts:
+            require_same_in_parts(self._problem, batch, raw)
+            self._has_checked_parts = True
 
     @contextmanager
     def _recorded(
@@ -206,12 +242,20 @@ class InputJacobianEngine:
         ):
             leaf, inputs = self._leaf(batch)
             raw = call_model(self._module, inputs)
+            require_finite_outputs(raw, batch.start)
             # a branch of the user's may take another way out for these samples
             yield leaf, raw, last if last and last.gave(raw) else None
 
     def _leaf(self, batch: Batch) -> tuple[Tensor, ModelInputs]:
         """Return the tensor that is differentiated, and the inputs with it."""
         leaf = leaf_of(batch.inputs, self._entry)
+        if tuple(leaf.shape[1:]) != self.sample_shape:
+            raise ValueError(
+                "all samples must have the shape of the first to be columns of one "
+                f"Jacobian, {self.sample_shape}; sample {batch.start} has "
+                f"{tuple(leaf.shape[1:])}. Pad or crop them, or make a problem of each "
+                "shape."
+            )
         if self._channels_last:
             leaf = leaf.contiguous(memory_format=torch.channels_last)
         leaf = differentiable_copy(leaf)

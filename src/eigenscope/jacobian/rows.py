@@ -32,7 +32,8 @@ def transform_rows(
         result: Contiguous, overwritten; may be `rows` itself for logits without W.
         weight: W, or None if the rows are the logits'.
     """
-    flat, target = rows.flatten(2), result.view(len(rows), result.shape[1], -1)
+    flat = rows.reshape(*rows.shape[:2], -1)
+    target = result.view(*result.shape[:2], -1)
     if output == "logits":
         if weight is not None:
             torch.bmm(weight.expand(len(rows), *weight.shape), flat, out=target)
@@ -62,7 +63,7 @@ def require_finite(result: Float[Tensor, "sample output *input"], start: int) ->
     """
     if bool(result.sum().isfinite()):
         return
-    bad = (~result.isfinite()).flatten(1).any(1)
+    bad = (~result.isfinite()).reshape(len(result), -1).any(1)
     if bool(bad.any()):
         raise ValueError(
             "the input Jacobian must be finite; that of sample "

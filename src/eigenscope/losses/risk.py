@@ -20,11 +20,10 @@ from eigenscope.losses.interpret import callable_loss, known_loss, mean_loss
 from eigenscope.losses.parts import torch_parts
 from eigenscope.problem import (
     Batch,
-    DataChangedError,
+    ModelState,
     Problem,
     left_as_found,
     require_no_batch_statistics,
-    state_digest,
 )
 
 
@@ -84,7 +83,7 @@ class Risk:
             )
         self.denominator = count if self.loss.is_mean else 1.0
         self.value = total / self.denominator
-        self._state = _model_state(problem)
+        self._state = ModelState(problem.model)
 
     def numerator(self, raw: Tensor, targets: Any) -> Float[Tensor, ""]:
         """Return some samples' part of L(θ), which autograd can differentiate."""
@@ -111,12 +110,7 @@ class Risk:
         Raises:
             DataChangedError: If its weights, buffers or mode differ.
         """
-        if _model_state(self.problem) != self._state:
-            raise DataChangedError(
-                "the model must stay as it is while the curvature of its risk is in "
-                "use; its weights, buffers or mode have changed since the operator "
-                "was made. Make a new one after every training step."
-            )
+        self._state.require_same("risk")
 
 
 def _interpreted(problem: Problem) -> RiskLoss:
@@ -215,8 +209,3 @@ def _require_twice_differentiable(loss: RiskLoss, batch: Batch, raw: Tensor) -> 
             f"curvature needs a loss that is twice differentiable by the raw outputs; "
             f"{loss.name} is not ({error}). {advice}"
         ) from error
-
-
-def _model_state(problem: Problem) -> tuple[str, list[bool]]:
-    model = problem.model
-    return state_digest(model), [module.training for module in model.modules()]

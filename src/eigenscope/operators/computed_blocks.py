@@ -18,10 +18,10 @@ from eigenscope.operators.sample_blocks import RAW_OUTPUTS, SampleBlock, SampleB
 from eigenscope.operators.stored_blocks import StoredBlocks
 from eigenscope.problem import (
     Batch,
-    DataChangedError,
+    ModelState,
     Problem,
     left_as_found,
-    state_digest,
+    require_finite_outputs,
 )
 from eigenscope.progress import progress
 from eigenscope.store import Run, TiledArray
@@ -54,7 +54,7 @@ class ComputedBlocks(SampleBlocks):
         self.input_dim = prod(self.sample_shape)
         self.dtype, self.device = problem.dtype, problem.device
         self.columns = range(problem.num_outputs)
-        self._state = self._model_state()
+        self._state = ModelState(problem.model)
 
     @override
     def blocks(self) -> Iterator[tuple[int, SampleBlock]]:
@@ -63,7 +63,7 @@ class ComputedBlocks(SampleBlocks):
         for batch in self._chunks():
             part = buffer[: batch.size]
             self._fill(batch, part)
-            yield batch.start, part.flatten(2)
+            yield batch.start, part.view(*part.shape[:2], -1)
 
     @override
     def fill(self, result: SampleBlock) -> None:
@@ -78,7 +78,9 @@ class ComputedBlocks(SampleBlocks):
             for batch in self._chunks():
                 rows = slice(batch.start, batch.start + batch.size)
                 with left_as_found(self.problem.model):
-                    result[rows] = self.problem.raw(batch.inputs)
+                    raw = self.problem.raw(batch.inputs)
+                require_finite_outputs(raw, batch.start)
+                result[rows] = raw
         return result
 
     @override
@@ -192,8 +194,8 @@ class ComputedBlocks(SampleBlocks):
             number = batch.start // tile
             raw_index = (number, *[0] * (len(raw_array.shape) - 1))
             raw_array.write(raw_index, raws[: batch.size].cpu().numpy())
-            block = buffer[: batch.size].flatten(2).cpu().numpy()
-            array.write((number, 0, 0), block)
+            block = buffer[: batch.size].view(batch.size, *array.shape[1:])
+            array.write((number, 0, 0), block.cpu().numpy())
 
     def _fill(self, batch: Batch, part: Tensor) -> None:
         output = self.problem.output
@@ -217,21 +219,8 @@ class ComputedBlocks(SampleBlocks):
         )
 
     def _require_same_model(self) -> None:
-        """Raise if the model is not what it was when the engine was made.
-
-        Raises:
-            DataChangedError: If its weights, buffers or mode differ.
-        """
-        if self._model_state() != self._state:
-            raise DataChangedError(
-                "the model must stay as it is while its Jacobian is in use; its "
-                "weights, buffers or mode have changed since the InputJacobian was "
-                "made. Make a new one after every training step."
-            )
-
-    def _model_state(self) -> tuple[str, list[bool]]:
-        model = self.problem.model
-        return state_digest(model), [module.training for module in model.modules()]
+        self._state.require_same("InputJacobian")
+        self.engine.require_current_copy()
 
     def _empty(self, *shape: int) -> Tensor:
         return writable_empty(shape, dtype=self.dtype, device=self.device)

@@ -16,10 +16,9 @@ from eigenscope.operators.stored_rows import StoredRows
 from eigenscope.operators.streams import sum_dtype
 from eigenscope.problem import (
     Batch,
-    DataChangedError,
+    ModelState,
     ParameterLayout,
     Problem,
-    state_digest,
 )
 from eigenscope.progress import progress
 from eigenscope.store import Run, TiledArray
@@ -72,7 +71,7 @@ class ParameterJacobian(Jacobian):
         layout = ParameterLayout(problem.params)
         self.columns: dict[str, slice] = layout.columns
         self._num_columns = layout.size
-        self._state = self._model_state()
+        self._state = ModelState(problem.model)
 
     @property
     @override
@@ -277,7 +276,7 @@ class ParameterJacobian(Jacobian):
         Raises:
             DataChangedError: If the model is not what it was.
         """
-        self._require_same_model()
+        self._state.require_same("ParameterJacobian")
         most = size or self._engine.chunk_size
         return progress(
             self._engine.chunks(size, boundary=boundary),
@@ -293,23 +292,6 @@ class ParameterJacobian(Jacobian):
             else rows[:, :, columns.start]
             for name, columns in self.columns.items()
         }
-
-    def _require_same_model(self) -> None:
-        """Raise if the model is not what it was when the operator was made.
-
-        Raises:
-            DataChangedError: If its weights, buffers or mode differ.
-        """
-        if self._model_state() != self._state:
-            raise DataChangedError(
-                "the model must stay as it is while its Jacobian is in use; its "
-                "weights, buffers or mode have changed since the ParameterJacobian "
-                "was made. Make a new one after every training step."
-            )
-
-    def _model_state(self) -> tuple[str, list[bool]]:
-        model = self.problem.model
-        return state_digest(model), [module.training for module in model.modules()]
 
 
 def _groups(num_vectors: int) -> Iterator[slice]:

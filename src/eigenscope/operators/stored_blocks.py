@@ -11,6 +11,7 @@ from typing_extensions import override
 from eigenscope._types import JsonValue, OutputName, OutputSpec
 from eigenscope.jacobian import transform_rows
 from eigenscope.operators.sample_blocks import SampleBlock, SampleBlocks
+from eigenscope.problem import require_classes
 from eigenscope.store import TiledArray
 
 
@@ -27,7 +28,8 @@ class StoredBlocks(SampleBlocks):
         columns: Which of the stored outputs are read.
 
     Raises:
-        ValueError: If a callable's Jacobians are stored and a named output is wanted.
+        ValueError: If a callable's Jacobians are stored and a named output is wanted,
+            or a softmax of a single output.
     """
 
     def __init__(
@@ -39,6 +41,10 @@ class StoredBlocks(SampleBlocks):
                 f"the array {array.name!r} must hold the Jacobians of logits for "
                 f"output={output!r}; it holds those of a callable. Leave the output "
                 "out, or write the Jacobian of a named output."
+            )
+        if not callable(output) and output not in {None, "logits"}:
+            require_classes(
+                torch.empty(1, *raw_array.shape[1:]), cast("OutputName", output)
             )
         self.array = array
         self.raw_array = raw_array

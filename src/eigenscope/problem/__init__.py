@@ -6,13 +6,17 @@ from eigenscope.problem.layout import ParameterLayout
 from eigenscope.problem.model import (
     call_model,
     left_as_found,
+    nearly_equal,
+    require_finite_outputs,
     require_no_batch_statistics,
     state_digest,
 )
+from eigenscope.problem.model_state import ModelState
 from eigenscope.problem.outputs import (
     flatten_outputs,
     output_cotangent,
     output_derivative,
+    require_classes,
     transform_outputs,
 )
 from eigenscope.problem.parameters import select_parameters
@@ -23,13 +27,17 @@ __all__ = [
     "Batches",
     "DataChangedError",
     "ModelInputs",
+    "ModelState",
     "ParameterLayout",
     "Problem",
     "call_model",
     "flatten_outputs",
     "left_as_found",
+    "nearly_equal",
     "output_cotangent",
     "output_derivative",
+    "require_classes",
+    "require_finite_outputs",
     "require_no_batch_statistics",
     "select_parameters",
     "state_digest",

@@ -92,21 +92,44 @@ def require_repeatable(model: nn.Module, inputs: Tensor | dict[str, Any]) -> Ten
         drew = not torch.equal(torch.get_rng_state(), before)
         _require_same_inputs(inputs, own)
         second = call_model(model, own)
-    if not bool(first.isfinite().all()):
-        bad = (~first.isfinite()).reshape(len(first), -1).any(1)
-        raise ValueError(
-            "the model's output must be finite; sample "
-            f"{int(bad.nonzero()[0, 0])} gives NaN or infinity. Look at the scale of "
-            "this input and of the weights."
-        )
-    exactly = drew or not first.is_floating_point()
-    if first.shape != second.shape or not _nearly_equal(first, second, exactly=exactly):
+    require_finite_outputs(first, 0)
+    same = torch.equal if drew else nearly_equal
+    if first.shape != second.shape or not same(first, second):
         raise ValueError(_NOT_REPEATABLE.format("something is random"))
     return first
 
 
-def _nearly_equal(first: Tensor, second: Tensor, *, exactly: bool) -> bool:
-    if exactly:
+def require_finite_outputs(raw: Tensor, start: int) -> None:
+    """Raise unless the raw outputs of consecutive samples are finite.
+
+    Args:
+        raw: The outputs, samples on axis 0.
+        start: Index of the first sample.
+
+    Raises:
+        ValueError: Naming the first sample whose output is not.
+    """
+    finite = raw.isfinite()
+    if not bool(finite.all()) and raw.ndim:
+        bad = (~finite).reshape(len(raw), -1).any(1)
+        raise ValueError(
+            "the model's output must be finite; sample "
+            f"{start + int(bad.nonzero()[0, 0])} gives NaN or infinity. Look at the "
+            "scale of this input and of the weights."
+        )
+
+
+def nearly_equal(first: Tensor, second: Tensor) -> bool:
+    """Return whether two outputs differ by no more than rounding explains.
+
+    Args:
+        first: Outputs of some samples.
+        second: Outputs of the same shape.
+
+    Returns:
+        Whether all differences are at most √ε and 1000 ε of the largest output.
+    """
+    if not first.is_floating_point():
         return torch.equal(first, second)
     scale = first.abs().amax() if first.numel() else 0.0
     epsilon = torch.finfo(first.dtype).eps
@@ -201,6 +224,10 @@ def left_as_found(model: nn.Module, *, every_buffer: bool = False) -> Generator[
     A module of torch updates its buffers in training mode at most; any other module
     may do so whenever it is called. `every_buffer` restores all, whoever runs inside.
     """
+    plain = [
+        (vars(module), {k: v for k, v in vars(module).items() if isinstance(v, Tensor)})
+        for module in model.modules()
+    ]
     saved = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
@@ -219,6 +246,8 @@ def left_as_found(model: nn.Module, *, every_buffer: bool = False) -> Generator[
                     buffer.copy_(value)
                 if getattr(module, name) is not buffer:
                     setattr(module, name, buffer)
+        for attributes, tensors in plain:
+            attributes.update(tensors)
 
 
 def _is_active_dropout(module: nn.Module) -> bool:

@@ -67,24 +67,43 @@ def transform_outputs(
         k numbers per sample.
 
     Raises:
+        TypeError: If a callable returns no tensor of real numbers.
         ValueError: If a softmax is asked of a single output, or a callable does not
             keep one row per sample.
     """
     if callable(output):
-        transformed = output(raw)
-        if transformed.ndim == 0 or len(transformed) != len(raw):
-            raise ValueError(
-                f"a callable output must keep the {len(raw)} samples on axis 0; it "
-                f"returned shape {tuple(transformed.shape)}. Reduce over other axes "
-                "only."
-            )
-        return flatten_outputs(transformed)
+        return flatten_outputs(_transformed(raw, output(raw)))
     if output == "logits":
         return flatten_outputs(raw)
     require_classes(raw, output)
     if output == "probabilities":
         return flatten_outputs(torch.softmax(raw, 1))
     return flatten_outputs(torch.log_softmax(raw, 1))
+
+
+def _transformed(raw: Tensor, found: object) -> Tensor:
+    """Check what a callable output has returned, and return it.
+
+    Returns:
+        The same.
+
+    Raises:
+        TypeError: If it is no tensor of real numbers.
+        ValueError: If it has not one row per sample, or no numbers.
+    """
+    if not isinstance(found, Tensor) or found.is_complex():
+        given = found.dtype if isinstance(found, Tensor) else type(found).__name__
+        raise TypeError(
+            f"a callable output must return a tensor of real numbers; got {given}. "
+            "Use torch.stack for several, torch.view_as_real for complex ones."
+        )
+    if found.ndim == 0 or len(found) != len(raw) or found.numel() == 0:
+        raise ValueError(
+            f"a callable output must keep the {len(raw)} samples on axis 0 and at "
+            f"least one number for each; it returned shape {tuple(found.shape)}. "
+            "Reduce over other axes only."
+        )
+    return found
 
 
 def require_classes(raw: Tensor, output: OutputSpec) -> None:

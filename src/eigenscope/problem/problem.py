@@ -91,6 +91,7 @@ class Problem:
         probe = self.batches.first(_PROBE_SAMPLES)
         raw = require_repeatable(model, probe.inputs)
         _require_one_row_per_sample(raw, probe.size)
+        _require_real(raw, "the model")
         self.raw_shape = tuple(raw.shape[1:])
         self.num_samples = self.batches.num_samples
         self.num_outputs = transform_outputs(raw, output).shape[1]
@@ -145,6 +146,14 @@ class Problem:
             "data": self.batches.fingerprint(),
             "weights": state_digest(self.model),
         }
+
+
+def _require_real(raw: Tensor, source: str) -> None:
+    if raw.is_complex():
+        raise TypeError(
+            f"{source} must return real numbers; got {raw.dtype}. Wrap it with "
+            "torch.view_as_real, which gives real and imaginary parts."
+        )
 
 
 def _require_one_row_per_sample(raw: Tensor, size: int) -> None:
