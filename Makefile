@@ -24,6 +24,7 @@ docs: $(INSTALLED)
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/input_jacobian.py
 	$(BIN)/python benchmarks/power_law.py
+	$(BIN)/python benchmarks/curvature.py
 
 clean:
 	rm -rf $(VENV) dist site eigenscope-demo

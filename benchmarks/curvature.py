@@ -3,8 +3,8 @@
     python benchmarks/curvature.py [--quick] [--output FILE]
 
 Ratios are of medians of interleaved repetitions in one run. curvlinops takes part if it
-is installed; the ResNet-20 (random weights and running statistics) needs the extra
-`vision`.
+is installed (dependency group `peers`); the ResNet-20, with random weights and running
+statistics, needs the extra `vision`.
 """
 
 import argparse
@@ -209,8 +209,8 @@ def main() -> None:
         small, large = lenet(), resnet20()
     source = torch.Generator().manual_seed(3)
     digits = torch.randn(64 if arguments.quick else 512, 1, 32, 32, generator=source)
-    images = torch.randn(16 if arguments.quick else 256, 3, 32, 32, generator=source)
-    repeats = 2 if arguments.quick else 5
+    images = torch.randn(16 if arguments.quick else 64, 3, 32, 32, generator=source)
+    repeats = 2 if arguments.quick else 3
     threads = f"{torch.get_num_threads()} thread(s)"
     lines = [f"torch {torch.__version__}, {threads}, {platform.machine()}", ""]
     lines += products("LeNet", small, digits, repeats)

@@ -36,7 +36,8 @@ class Problem:
         data: A tensor, an (inputs, targets) tuple, a `Dataset`, a `DataLoader`, or
             any re-iterable of batches. A batch is a tensor, a pair (inputs, targets)
             or a mapping of keyword arguments. A list is a list of batches.
-        loss: The loss (raw output, targets) → scalar; Jacobians do not need it.
+        loss: The loss (raw output, targets) → scalar or (sum, count); Jacobians do
+            not need it.
         output: "logits" (the raw output, flattened), "probabilities" or
             "log_probabilities" (softmax over axis 1), or a callable of the raw output.
         params: Parameters by name, glob or a sequence of these; None for all that
@@ -67,7 +68,7 @@ class Problem:
         model: nn.Module,
         data: object,
         *,
-        loss: Callable[[Any, Any], Tensor] | None = None,
+        loss: Callable[[Any, Any], Any] | None = None,
         output: OutputSpec = "logits",
         params: str | Sequence[str] | None = None,
         batch_size: int | None = None,
