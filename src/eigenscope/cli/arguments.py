@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenscope.cli.options import JacobianOptions
+from eigenscope.cli.options import JacobianOptions, RunOptions
 from eigenscope.store import Run
 
 if TYPE_CHECKING:
@@ -13,11 +13,11 @@ else:  # its module imports torch
     JsonValue = object
 
 _FREE = ("out", "resume", "memory", "json")  # may change when a run goes on
-_SEVERAL = {"output": "outputs", "layout": "layouts"}
+_SEVERAL = {"layout": "layouts", "kernel": "kernels"}
 _PATHS = ("weights", "data_root")
 
 
-def arguments_of(options: JacobianOptions) -> dict[str, JsonValue]:
+def arguments_of(options: RunOptions) -> dict[str, JsonValue]:
     """Return what decides a run's result, as its manifest records it.
 
     Args:
@@ -34,30 +34,38 @@ def arguments_of(options: JacobianOptions) -> dict[str, JsonValue]:
         plain = list(value) if isinstance(value, tuple) else value
         if isinstance(plain, Path):
             plain = str(plain.expanduser().absolute())
-        arguments[_SEVERAL.get(name, name)] = plain
+        arguments[_recorded_name(name, options)] = plain
     return arguments
 
 
-def recorded_options(folder: Path) -> JacobianOptions:
-    """Return the options that the run in a folder was started with.
+def recorded_options(asked: RunOptions) -> RunOptions:
+    """Return the options that the run in the folder of others was started with.
 
     Args:
-        folder: A run; if it is none, or one of another verb, what it does not record
-            is at its default.
+        asked: What was given on the command line. If the folder is no run, or one of
+            another verb, what it does not record is at its default.
 
     Returns:
         Options that are the defaults when the run goes on.
     """
+    kind = type(asked)
     try:
-        recorded = dict(Run.open(folder).arguments)
+        recorded = dict(Run.open(asked.out).arguments)
     except FileNotFoundError:
-        return JacobianOptions()
+        return kind()
     found: dict[str, Any] = {}
-    for name in asdict(JacobianOptions()):
-        value = recorded.get(_SEVERAL.get(name, name))
+    for name, default in asdict(kind()).items():
+        value = recorded.get(_recorded_name(name, asked))
         if name in _FREE or value is None:
             continue
+        if isinstance(value, list) != isinstance(default, tuple):
+            continue  # another verb's
         if isinstance(value, list):
             value = tuple(value)
         found[name] = Path(str(value)) if name in _PATHS else value
-    return JacobianOptions(**found)
+    return kind(**found)
+
+
+def _recorded_name(name: str, options: RunOptions) -> str:
+    several = isinstance(options, JacobianOptions) and name == "output"
+    return "outputs" if several else _SEVERAL.get(name, name)

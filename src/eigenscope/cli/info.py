@@ -1,6 +1,7 @@
 """`eigenscope info`: what is here, or what a run holds."""
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -10,8 +11,9 @@ import eigenscope
 from eigenscope.budget import available_memory, format_bytes
 from eigenscope.cli.options import InfoOptions
 from eigenscope.cli.tables import formatted, terminal_table
-from eigenscope.experiments import load_jacobian_results
+from eigenscope.experiments import load_jacobian_results, load_kernel_results
 from eigenscope.report.jacobian import HEADER, spectrum_rows
+from eigenscope.report.kernels import KERNEL_HEADER, kernel_rows
 from eigenscope.store import Run
 from eigenscope.zoo import data_names, model_names
 
@@ -33,8 +35,15 @@ def run_info(options: InfoOptions) -> None:
         else:
             print(f"{name}: {_shown(value)}")
     if options.run is not None:
-        rows = spectrum_rows(load_jacobian_results(Run.open(options.run)))
-        print(terminal_table(HEADER, rows) if rows else "no spectrum yet")
+        header, rows = _table_of(Run.open(options.run))
+        print(terminal_table(header, rows) if rows else "no spectrum yet")
+
+
+def _table_of(run: Run) -> tuple[Sequence[str], list[Sequence[object]]]:
+    """Return header and rows of what a run of any verb has found."""
+    if run.manifest.verb == "ntk":
+        return KERNEL_HEADER, kernel_rows(load_kernel_results(run))
+    return HEADER, spectrum_rows(load_jacobian_results(run))
 
 
 def _shown(value: object) -> str:

@@ -35,7 +35,7 @@ def run_jacobian(options: JacobianOptions) -> None:
     plan, arguments = _plan_of(options), arguments_of(options)
     if options.resume:
         with Run.resume(options.out, verb=_VERB, arguments=arguments) as run:
-            _repeat_threads(run)
+            repeat_threads(run)
             named = problem_of(options)
             jacobian = prepare_jacobian(named.problem, plan, run=run)
             page = _compute(run, named, jacobian, plan)
@@ -46,7 +46,7 @@ def run_jacobian(options: JacobianOptions) -> None:
         named = problem_of(options)
         jacobian = prepare_jacobian(named.problem, plan)
         with Run.create(options.out, verb=_VERB, arguments=arguments) as run:
-            _repeat_threads(run)
+            repeat_threads(run)
             page = _compute(run, named, jacobian, plan)
     print_run(Run.open(options.out), page, as_json=options.json)
 
@@ -76,7 +76,7 @@ def _compute(
     return write_jacobian_page(run)
 
 
-def _repeat_threads(run: Run) -> None:
+def repeat_threads(run: Run) -> None:
     """Use as many threads as when the run began: sums are then taken alike."""
     recorded = run.settings.get("num_threads")
     if recorded is None:

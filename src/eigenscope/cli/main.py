@@ -10,6 +10,7 @@ from eigenscope.cli.options import (
     FitOptions,
     InfoOptions,
     JacobianOptions,
+    NTKOptions,
     Options,
     parse,
 )
@@ -49,16 +50,17 @@ def main(arguments: list[str] | None = None) -> None:
 def _options(words: list[str]) -> Options:
     """Parse; for a run that goes on, what is not given is what the run began with."""
     options = parse(words)
-    if isinstance(options, JacobianOptions) and options.resume:
+    if isinstance(options, JacobianOptions | NTKOptions) and options.resume:
         from eigenscope.cli.arguments import recorded_options
 
-        return parse(words, defaults=recorded_options(options.out))
+        return parse(words, defaults=recorded_options(options))
     return options
 
 
 def _how_to_go_on(options: Options | None) -> str:
-    if isinstance(options, JacobianOptions):
-        again = f"eigenscope jacobian --resume --out {options.out}"
+    if isinstance(options, JacobianOptions | NTKOptions):
+        verb = "jacobian" if isinstance(options, JacobianOptions) else "ntk"
+        again = f"eigenscope {verb} --resume --out {options.out}"
         return f"; what was computed is kept, and this goes on with it: {again}"
     if isinstance(options, DemoOptions):
         return "; what was computed is kept: the same command goes on with it"
@@ -71,6 +73,10 @@ def _run(options: Options) -> None:
         from eigenscope.cli.jacobian import run_jacobian
 
         run_jacobian(options)
+    elif isinstance(options, NTKOptions):
+        from eigenscope.cli.ntk import run_ntk
+
+        run_ntk(options)
     elif isinstance(options, DemoOptions):
         from eigenscope.cli.demo import run_demo
 

@@ -10,6 +10,9 @@ OutputName = Literal["logits", "probabilities", "log_probabilities"]
 Layout = Literal["samples", "outputs"]
 Dtype = Literal["float32", "float64"]
 Split = Literal["train", "test"]
+Kernel = Literal["full", "trace", "conjugate"]
+Parts = Literal["none", "parameter", "module"]
+Method = Literal["auto", "jacobian", "structured", "products"]
 
 
 def _named(metavar: str, *, hint: str | None = None) -> Any:
@@ -25,12 +28,13 @@ _CountOrAll = Annotated[int | None, _named("N", hint="(default: all)")]
 _CountOrAny = Annotated[int | None, _named("N", hint="(default: chosen)")]
 _Outputs = Annotated[tuple[OutputName, ...], _named("OUTPUT [OUTPUT ...]")]
 _Layouts = Annotated[tuple[Layout, ...], _named("LAYOUT [LAYOUT ...]")]
+_Kernels = Annotated[tuple[Kernel, ...], _named("KERNEL [KERNEL ...]")]
 _Memory = Annotated[str | None, _named("SIZE", hint="(default: half of what is free)")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JacobianOptions:
-    """Spectra of the input-output Jacobian of a network over a data set."""
+class ProblemOptions:
+    """A network, its data, and what every verb on them takes."""
 
     model: _Name = "lenet"
     """The network: a name (see `eigenscope info`) or your factory, as my_nets:wide."""
@@ -48,28 +52,56 @@ class JacobianOptions:
     """Take the first N samples of each class."""
     batch_size: _CountOrAny = None
     """Samples that go through the network together."""
-    output: _Outputs = ("logits",)
-    """Any of logits, probabilities, log_probabilities; all come from one pass."""
-    layout: _Layouts = ("samples",)
-    """samples: n × k·d, one row per sample; outputs: n·k × d, one row per output."""
-    vectors: _Count = 0
-    """Top eigenvectors of every spectrum to keep and draw."""
     replicas: _Count = 0
     """Bootstrap replicas for the p-value of each tail fit."""
     device: Annotated[str, _named("DEVICE")] = "cpu"
     """Where the network runs, such as cpu, cuda or mps."""
     dtype: Dtype = "float32"
-    """Precision of network and Jacobian."""
+    """Precision of the network and of what is computed with it."""
     seed: _Count = 0
     """Seed of weights that are not loaded, and of the bootstrap."""
-    out: _Folder = Path("runs/jacobian")
-    """The run's folder: new or empty, unless --resume is given."""
     resume: bool = False
     """Go on with the run in the folder; options that are not given are the run's."""
     memory: _Memory = None
     """Memory to use, such as 4GiB."""
     json: bool = False
     """Print one JSON document instead of text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JacobianOptions(ProblemOptions):
+    """Spectra of the input-output Jacobian of a network over a data set."""
+
+    output: _Outputs = ("logits",)
+    """Any of logits, probabilities, log_probabilities; all come from one pass."""
+    layout: _Layouts = ("samples",)
+    """samples: n × k·d, one row per sample; outputs: n·k × d, one row per output."""
+    vectors: _Count = 0
+    """Top eigenvectors of every spectrum to keep and draw."""
+    out: _Folder = Path("runs/jacobian")
+    """The run's folder: new or empty, unless --resume is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NTKOptions(ProblemOptions):
+    """Tangent and conjugate kernels of a network over a data set, and their spectra."""
+
+    kernel: _Kernels = ("trace",)
+    """Any of full (n·k × n·k), trace (n × n, summed over outputs) and conjugate."""
+    output: OutputName = "logits"
+    """What the tangent kernels differentiate."""
+    components: Parts = "none"
+    """Write the trace kernel of every parameter or module, too."""
+    layer: Annotated[str | None, _named("MODULE", hint="(default: the last)")] = None
+    """Module whose output is the features of the conjugate kernel; else what enters
+    the last linear layer."""
+    method: Method = "auto"
+    """How tangent kernels are computed; auto chooses parameter by parameter."""
+    out: _Folder = Path("runs/ntk")
+    """The run's folder: new or empty, unless --resume is given."""
+
+
+RunOptions = JacobianOptions | NTKOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,13 +169,14 @@ class InfoOptions:
 Options = (
     Annotated[DemoOptions, tyro.conf.subcommand("demo")]
     | Annotated[JacobianOptions, tyro.conf.subcommand("jacobian")]
+    | Annotated[NTKOptions, tyro.conf.subcommand("ntk")]
     | Annotated[FitOptions, tyro.conf.subcommand("fit")]
     | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
     | Annotated[InfoOptions, tyro.conf.subcommand("info")]
 )
 
 
-def parse(words: list[str], *, defaults: JacobianOptions | None = None) -> Options:
+def parse(words: list[str], *, defaults: RunOptions | None = None) -> Options:
     """Return the options of the verb on the command line.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from eigenscope.cli.options import JacobianOptions
+from eigenscope.cli.options import OutputName, ProblemOptions
 from eigenscope.problem import Problem
 from eigenscope.zoo import (
     ImageData,
@@ -34,11 +34,14 @@ class NamedProblem:
     class_names: list[str] | None
 
 
-def problem_of(options: JacobianOptions) -> NamedProblem:
+def problem_of(
+    options: ProblemOptions, *, output: OutputName = "logits"
+) -> NamedProblem:
     """Load the data, build the model and load its weights.
 
     Args:
         options: Of the command line.
+        output: What is differentiated.
 
     Returns:
         The problem, its model in eval mode, and the names of the classes.
@@ -61,11 +64,11 @@ def problem_of(options: JacobianOptions) -> NamedProblem:
     if options.weights is not None:
         load_weights(model, options.weights)
     model = model.to(device=device, dtype=getattr(torch, options.dtype)).eval()
-    problem = Problem(model, pairs, batch_size=options.batch_size)
+    problem = Problem(model, pairs, output=output, batch_size=options.batch_size)
     return NamedProblem(problem=problem, class_names=class_names)
 
 
-def _data(options: JacobianOptions) -> Any:
+def _data(options: ProblemOptions) -> Any:
     chosen: dict[str, Any] = {
         "root": options.data_root,
         "split": options.split,

@@ -8,14 +8,28 @@ from eigenscope.experiments.jacobian_spectra import (
     prepare_jacobian,
     run_jacobian_spectra,
 )
+from eigenscope.experiments.kernel_spectra import (
+    KernelPlan,
+    KernelResult,
+    KernelResults,
+    load_kernel_results,
+    prepare_kernels,
+    run_kernels,
+)
 from eigenscope.experiments.tails import tail_numbers
 
 __all__ = [
     "JacobianPlan",
     "JacobianResults",
+    "KernelPlan",
+    "KernelResult",
+    "KernelResults",
     "SpectrumResult",
     "load_jacobian_results",
+    "load_kernel_results",
     "prepare_jacobian",
+    "prepare_kernels",
     "run_jacobian_spectra",
+    "run_kernels",
     "tail_numbers",
 ]

@@ -1,6 +1,6 @@
 """Spectra of the input-output Jacobian of a data set, computed into a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, final
@@ -8,7 +8,6 @@ from typing import Any, cast, final
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
 
 from eigenscope._types import JsonValue, Layout, OutputName
 from eigenscope.analysis import PowerLaw
@@ -21,6 +20,13 @@ from eigenscope.experiments.eigenvectors import (
     read_eigenpairs,
     vector_side,
     write_eigenpairs,
+)
+from eigenscope.experiments.records import (
+    budget_of,
+    classes_of,
+    read_small,
+    require_same_problem,
+    write_small,
 )
 from eigenscope.experiments.tails import fit_tails, tail_numbers
 from eigenscope.jacobian import EngineSettings
@@ -151,7 +157,7 @@ def prepare_jacobian(
         problem.with_output(output)  # a softmax needs two classes
     recorded = None
     if run is not None:
-        _require_same_problem(run, problem)
+        require_same_problem(run, problem)
         recorded = cast("dict[str, Any] | None", run.settings.get("jacobian_engine"))
     engine = EngineSettings(**recorded) if recorded else None
     jacobian = InputJacobian(problem.with_output("logits"), engine=engine)
@@ -193,9 +199,9 @@ def run_jacobian_spectra(
     run.record_result("num_outputs", problem.num_outputs)
     with run.stage("jacobian"):
         stored = jacobian.write(run, memory=plan.memory)
-    targets = _targets(problem)
+    targets = classes_of(problem)
     if targets is not None:
-        _put(run, "targets", targets)
+        write_small(run, "targets", targets)
         run.record_result("accuracy", _accuracy(stored, targets))
     for output in plan.outputs:
         for layout in plan.layouts:
@@ -217,7 +223,7 @@ def load_jacobian_results(run: Run) -> JacobianResults:
     layouts = cast("Sequence[Layout]", arguments.get("layouts", []))
     return JacobianResults(
         run=run,
-        targets=_get(run, "targets"),
+        targets=read_small(run, "targets"),
         spectra=tuple(
             _load_one(run, output, layout)
             for output in outputs
@@ -232,7 +238,7 @@ def _run_one(run: Run, output: OutputName, layout: Layout, plan: JacobianPlan) -
     jacobian = InputJacobian.open(run, output=output, layout=layout)
     if layout == "samples":
         with run.stage(f"diagonal_{output}"):
-            _put(
+            write_small(
                 run, f"diagonal_{output}", lambda: jacobian.squared_row_norms().numpy()
             )
     matrix = gram(jacobian, memory=plan.memory)
@@ -262,7 +268,7 @@ def _load_one(
 ) -> SpectrumResult:
     found = Spectrum.load(_spectrum_path(run, output, layout))
     fits, notes = fit_tails(found)
-    diagonal = _get(run, f"diagonal_{output}") if layout == "samples" else None
+    diagonal = read_small(run, f"diagonal_{output}") if layout == "samples" else None
     name = f"{output}_{layout}"
     recorded = cast("dict[str, Any]", run.results.get(name) or {})
     return SpectrumResult(
@@ -301,15 +307,8 @@ def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]
 
 
 def _with_budget_of(run: Run, plan: JacobianPlan) -> JacobianPlan:
-    """Return the plan with the memory that the run began with, if it gives none.
-
-    Tiles that are cut after a resumption are then those of a run without a break.
-    """
-    if "memory" not in run.settings:
-        run.record_settings({"memory": resolve(plan.memory)})
-    if plan.memory is not None:
-        return plan
-    return replace(plan, memory=cast("int", run.settings["memory"]))
+    """Return the plan with the memory that the run began with, if it gives none."""
+    return replace(plan, memory=budget_of(run, plan.memory))
 
 
 def _require_memory(jacobian: InputJacobian, plan: JacobianPlan) -> None:
@@ -328,62 +327,11 @@ def _require_memory(jacobian: InputJacobian, plan: JacobianPlan) -> None:
         )
 
 
-def _require_same_problem(run: Run, problem: Problem) -> None:
-    """Compare model and data with those that the run started with.
-
-    Raises:
-        ValueError: If they differ.
-    """
-    now = problem.fingerprint()
-    recorded = cast("dict[str, str] | None", run.settings.get("fingerprint"))
-    if recorded is None:
-        return
-    changed = [name for name in now if now[name] != recorded.get(name)]
-    if changed:
-        raise ValueError(
-            f"a run must go on with the model and data that it started with; the "
-            f"{' and the '.join(changed)} of {run.path} differ now. Give the original "
-            "ones, or start a new run in another folder."
-        )
-
-
-def _targets(problem: Problem) -> Int64[np.ndarray, " sample"] | None:
-    """Return the classes of all samples, or None where samples have no class."""
-    parts: list[Tensor] = []
-    for batch in problem.batches:
-        found = batch.targets
-        if not isinstance(found, Tensor) or found.shape != (batch.size,):
-            return None
-        if found.is_floating_point():
-            return None
-        parts.append(found.cpu())
-    return torch.cat(parts).long().numpy()
-
-
 def _accuracy(jacobian: InputJacobian, targets: np.ndarray) -> float | None:
     raw = jacobian.raw_outputs()
     if raw.ndim != 2 or raw.shape[1] < 2:
         return None
     return float((raw.argmax(1).numpy() == targets).mean())
-
-
-def _put(run: Run, name: str, values: np.ndarray | Callable[[], np.ndarray]) -> None:
-    """Write a small array as one tile, unless it is there; compute it only then."""
-    if _get(run, name) is not None:
-        return
-    array = values() if callable(values) else values
-    whole = run.array(
-        name, shape=array.shape, dtype=array.dtype, tile_shape=array.shape
-    )
-    whole.write((0,) * array.ndim, array)
-
-
-def _get(run: Run, name: str) -> np.ndarray | None:
-    """Return a small array, or None if it is not there yet."""
-    if name not in run.array_names:
-        return None
-    array = run.open_array(name)
-    return array[()] if not array.missing() else None
 
 
 def _spectrum_path(run: Run, output: OutputName, layout: Layout) -> Path:

@@ -65,14 +65,21 @@ def conjugate_kernel(
     """
     if x2 is not None:
         require_alike(x1, x2)
-    left = _features(Problem(model, data_of(x1), params=[]), layer, memory)
-    right = left
-    if x2 is not None:
-        right = _features(Problem(model, data_of(x2), params=[]), layer, memory)
+    first = Problem(model, data_of(x1), params=[])
+    second = None if x2 is None else Problem(model, data_of(x2), params=[])
+    return conjugate_of(first, second, layer, memory)
+
+
+def conjugate_of(
+    problem: Problem, other: Problem | None, layer: str | None, memory: str | int | None
+) -> Float[Tensor, "left right"]:
+    """Return the conjugate kernel of one or two data sets; see `conjugate_kernel`."""
+    left = _features(problem, layer, memory)
+    right = left if other is None else _features(other, layer, memory)
     _require_room(len(left), len(right), left, memory)
     dtype = torch.float32 if left.dtype in _HALF else left.dtype
     result = large_empty((len(left), len(right)), dtype=dtype, device=left.device)
-    if x2 is None:
+    if other is None:
         add_lower_product(result, left.to(dtype), fresh=True)
         mirror_lower(result)
     else:

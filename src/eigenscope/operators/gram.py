@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -194,7 +194,7 @@ class StoredGram(SymmetricOperator):
     def multiply(
         self, block: Float[Tensor, "column vector"]
     ) -> Float[Tensor, "row vector"]:
-        wide = block.to(torch.from_numpy(self.array[:0]).dtype)
+        wide = block.to(self._stored_dtype())
         result = torch.zeros_like(wide)
         for rows, columns, tile in self._tiles():
             result[rows] += tile @ wide[columns]
@@ -210,12 +210,32 @@ class StoredGram(SymmetricOperator):
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:
-        stored = torch.from_numpy(self.array[:0]).dtype
-        result = torch.empty(self.shape, dtype=stored)
+        result = torch.empty(self.shape, dtype=self._stored_dtype())
         for rows, columns, tile in self._tiles():
             result[rows, columns] = tile
         mirror_lower(result)
         return result
+
+    def submatrix(self, rows: Int64[Tensor, " chosen"]) -> Float[Tensor, "row column"]:
+        """Return A[rows][:, rows], reading a tile at a time.
+
+        Args:
+            rows: Indices of rows and columns, in any order.
+
+        Returns:
+            The entries, in the dtype that is stored.
+        """
+        result = torch.zeros(len(rows), len(rows), dtype=self._stored_dtype())
+        for first, second, tile in self._tiles():
+            own = ((rows >= first.start) & (rows < first.stop)).nonzero()[:, 0]
+            other = ((rows >= second.start) & (rows < second.stop)).nonzero()[:, 0]
+            part = tile[rows[own] - first.start][:, rows[other] - second.start]
+            result[own.unsqueeze(1), other] = part
+            result[other.unsqueeze(1), own] = part.T
+        return result
+
+    def _stored_dtype(self) -> torch.dtype:
+        return torch.from_numpy(self.array[:0]).dtype
 
     def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         for row in range(self.array.grid[0]):

@@ -9,23 +9,40 @@ from eigenscope.plots.figures import (
     spectrum_figure,
 )
 from eigenscope.plots.files import render_figure, save_figure
-from eigenscope.plots.style import EIGENVALUE, SQUARED_NORM
+from eigenscope.plots.kernels import (
+    kernel_figure,
+    plot_kernel,
+    plot_shares,
+    share_figure,
+)
+from eigenscope.plots.style import (
+    EIGENVALUE,
+    FEATURE_EIGENVALUE,
+    SQUARED_NORM,
+    TANGENT_EIGENVALUE,
+)
 from eigenscope.plots.tails import plot_tail
 from eigenscope.plots.vectors import plot_input_vectors, plot_sample_vector
 
 __all__ = [
     "EIGENVALUE",
+    "FEATURE_EIGENVALUE",
     "SQUARED_NORM",
+    "TANGENT_EIGENVALUE",
     "comparison_figure",
     "demo_figure",
     "diagonal_figure",
     "eigenvector_figure",
+    "kernel_figure",
     "plot_density",
     "plot_diagonal",
     "plot_input_vectors",
+    "plot_kernel",
     "plot_sample_vector",
+    "plot_shares",
     "plot_tail",
     "render_figure",
     "save_figure",
+    "share_figure",
     "spectrum_figure",
 ]

@@ -30,7 +30,6 @@ _MOST_FILLED: Final = 3
 _FOOT: Final = 0.15  # height of the marks of several noise floors
 _LAW_HEADROOM: Final = 1.3  # a law is not drawn higher over the data
 _VISIBLE_SHARE: Final = 0.005  # of a linear axis: nearer to zero a mark is the axis
-_UNITS: Final = {"log": "density per decade", "linear": "density per (output/input)²"}
 
 
 def plot_density(
@@ -86,7 +85,10 @@ def plot_density(
         _draw(ax, found, look, is_filled=len(spectra) <= _MOST_FILLED)
         floors.append((spectrum.noise_floor, color))
         shown[label] = found
-    ax.set(xlabel=quantity, ylabel=_UNITS[scale])
+    unit = quantity.rpartition(", ")[2] if "," in quantity else "unit of λ"
+    ax.set(
+        xlabel=quantity, ylabel=f"density per {'decade' if scale == 'log' else unit}"
+    )
     if not shown:
         write_note(ax, "no eigenvalue above the noise floor")
         return ax

@@ -21,6 +21,8 @@ from matplotlib.ticker import (
 from matplotlib.transforms import ScaledTranslation
 
 EIGENVALUE: Final = "eigenvalue λ of the Jacobian Gram, (output/input)²"
+TANGENT_EIGENVALUE: Final = "eigenvalue λ of the tangent kernel, (output/parameter)²"
+FEATURE_EIGENVALUE: Final = "eigenvalue λ of the conjugate kernel, feature²"
 SQUARED_NORM: Final = "squared norm of a sample's Jacobian, (output/input)²"
 
 # Okabe and Ito's colors, told apart by all color-blind readers, less the yellow that

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from eigenscope.experiments import (
     JacobianResults,
     SpectrumResult,
@@ -13,10 +11,9 @@ from eigenscope.experiments import (
 from eigenscope.plots import (
     diagonal_figure,
     eigenvector_figure,
-    save_figure,
     spectrum_figure,
 )
-from eigenscope.report.page import PageFigure, Table, write_page
+from eigenscope.report.page import PageFigure, Table, saved_figure, write_page
 from eigenscope.store import Run
 
 HEADER = (
@@ -131,14 +128,16 @@ def _draw(results: JacobianResults, result: SpectrumResult) -> list[PageFigure]:
         "on a logarithmic axis, and the tail with its power-law fits."
     )
     caption += "".join(f" No {rule} fit: {why}" for rule, why in result.notes.items())
-    drawn.append(_saved(run, f"esd_{name}.png", figure, f"Spectrum, {name}", caption))
+    drawn.append(
+        saved_figure(run, f"esd_{name}.png", figure, f"Spectrum, {name}", caption)
+    )
     if result.diagonal is not None:
         figure = diagonal_figure(
             result.diagonal, result.diagonal_fits, title=f"diag 𝒥𝒥ᵀ, {result.output}"
         )
         caption = "Squared Frobenius norm of every sample's own Jacobian."
         drawn.append(
-            _saved(
+            saved_figure(
                 run,
                 f"diagonal_{result.output}.png",
                 figure,
@@ -172,7 +171,9 @@ def _draw_vectors(results: JacobianResults, result: SpectrumResult) -> list[Page
         title=f"Top eigenvectors of {product}, {result.output}",
     )
     file = f"eigenvectors_{result.name}.png"
-    return [_saved(run, file, figure, f"Top eigenvectors, {result.name}", caption)]
+    return [
+        saved_figure(run, file, figure, f"Top eigenvectors, {result.name}", caption)
+    ]
 
 
 def _class_names(results: JacobianResults) -> list[str] | None:
@@ -187,9 +188,3 @@ def _class_names(results: JacobianResults) -> list[str] | None:
 
 def _integers(value: object) -> list[int]:
     return [int(item) for item in value] if isinstance(value, list) else []
-
-
-def _saved(run: Run, file: str, figure: Figure, title: str, caption: str) -> PageFigure:
-    path = run.figures_path(file)
-    save_figure(figure, path)
-    return PageFigure(title=title, caption=caption, image=path)

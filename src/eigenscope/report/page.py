@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import jinja2
+from matplotlib.figure import Figure
 
-from eigenscope.store import write_atomically
+from eigenscope.plots import save_figure
+from eigenscope.store import Run, write_atomically
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _SCREEN_SCALE: Final = 2 / 3  # text of 150 dots per inch has then the page's size
@@ -61,6 +63,26 @@ class PageFigure:
     title: str
     caption: str
     image: bytes | Path
+
+
+def saved_figure(
+    run: Run, file: str, figure: Figure, title: str, caption: str
+) -> PageFigure:
+    """Save a figure among those of a run and return it for the run's page.
+
+    Args:
+        run: The run.
+        file: Name of the file.
+        figure: The figure.
+        title: Stands above it on the page.
+        caption: Stands below it.
+
+    Returns:
+        The figure of the page.
+    """
+    path = run.figures_path(file)
+    save_figure(figure, path)
+    return PageFigure(title=title, caption=caption, image=path)
 
 
 def write_page(

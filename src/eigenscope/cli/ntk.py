@@ -1,0 +1,87 @@
+"""`eigenscope ntk`: from a model and a data set to a run of kernels with figures."""
+
+import json
+from pathlib import Path
+from typing import cast
+
+from eigenscope._types import JsonValue
+from eigenscope.cli.arguments import arguments_of
+from eigenscope.cli.jacobian import repeat_threads
+from eigenscope.cli.options import NTKOptions
+from eigenscope.cli.problems import NamedProblem, problem_of
+from eigenscope.cli.tables import terminal_table
+from eigenscope.experiments import (
+    KernelPlan,
+    load_kernel_results,
+    prepare_kernels,
+    run_kernels,
+)
+from eigenscope.report.kernels import KERNEL_HEADER, kernel_rows, write_kernel_page
+from eigenscope.store import Run
+from eigenscope.store.folder import require_vacant
+from eigenscope.store.manifest import Manifest
+
+_VERB = "ntk"
+
+
+def run_ntk(options: NTKOptions) -> None:
+    """Compute, draw and print the kernels that the options ask for.
+
+    A new run's folder is made once nothing is left that could be wrong with the
+    options, so that a corrected command can take the same folder.
+    """
+    plan, arguments = _plan_of(options), arguments_of(options)
+    if options.resume:
+        with Run.resume(options.out, verb=_VERB, arguments=arguments) as run:
+            repeat_threads(run)
+            named = problem_of(options, output=options.output)
+            prepare_kernels(named.problem, plan, run=run)
+            page = _compute(run, named, plan)
+    else:
+        require_vacant(
+            options.out, Manifest.new(verb=_VERB, arguments=arguments, settings={})
+        )
+        named = problem_of(options, output=options.output)
+        prepare_kernels(named.problem, plan, run=None)
+        with Run.create(options.out, verb=_VERB, arguments=arguments) as run:
+            repeat_threads(run)
+            page = _compute(run, named, plan)
+    print_kernels(Run.open(options.out), page, as_json=options.json)
+
+
+def print_kernels(run: Run, page: Path, *, as_json: bool) -> None:
+    """Print what a run of kernels has found and where it is."""
+    if as_json:
+        summary = {"run": str(run.path), "page": str(page), **run.results}
+        print(json.dumps(summary, indent=2))
+        return
+    results = load_kernel_results(run)
+    print(terminal_table(KERNEL_HEADER, kernel_rows(results)))
+    if results.shares:
+        rows = [(n, f"{100 * share:.3g} %") for n, share in results.shares.items()]
+        print(terminal_table(("parameter", "share of the trace"), rows))
+    aligned = run.results.get("tangent_conjugate_alignment")
+    if isinstance(aligned, float):
+        print(f"alignment of tangent and conjugate kernel: {aligned:.4f}")
+    for result in results.kernels:
+        for rule, note in result.notes.items():
+            print(f"no {rule} fit for {result.kind}: {note}")
+    print(f"run:     {run.path}\nfigures: {run.path / 'figures'}\npage:    {page}")
+
+
+def _compute(run: Run, named: NamedProblem, plan: KernelPlan) -> Path:
+    run.record_result("class_names", cast("JsonValue", named.class_names))
+    run_kernels(run, named.problem, plan)
+    return write_kernel_page(run)
+
+
+def _plan_of(options: NTKOptions) -> KernelPlan:
+    return KernelPlan(
+        kernels=options.kernel,
+        components=None if options.components == "none" else options.components,
+        layer=options.layer,
+        method=options.method,
+        num_replicas=options.replicas,
+        seed=options.seed,
+        memory=options.memory,
+    )

@@ -1,0 +1,80 @@
+"""What every run of an experiment records beside its results, and compares later."""
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from eigenscope.budget import resolve
+from eigenscope.problem import Problem
+from eigenscope.store import Run
+
+
+def budget_of(run: Run, memory: str | int | None) -> str | int:
+    """Return the memory to use: what is asked for, or what the run began with.
+
+    Tiles that are cut after a resumption are then those of a run without a break.
+    """
+    if "memory" not in run.settings:
+        run.record_settings({"memory": resolve(memory)})
+    return cast("int", run.settings["memory"]) if memory is None else memory
+
+
+def require_same_problem(run: Run, problem: Problem) -> None:
+    """Compare model and data with those that the run started with.
+
+    Args:
+        run: The run.
+        problem: What it is to go on with.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    now = problem.fingerprint()
+    recorded = cast("dict[str, str] | None", run.settings.get("fingerprint"))
+    if recorded is None:
+        return
+    changed = [name for name in now if now[name] != recorded.get(name)]
+    if changed:
+        raise ValueError(
+            f"a run must go on with the model and data that it started with; the "
+            f"{' and the '.join(changed)} of {run.path} differ now. Give the original "
+            "ones, or start a new run in another folder."
+        )
+
+
+def classes_of(problem: Problem) -> Int64[np.ndarray, " sample"] | None:
+    """Return the classes of all samples, or None where samples have no class."""
+    parts: list[Tensor] = []
+    for batch in problem.batches:
+        found = batch.targets
+        if not isinstance(found, Tensor) or found.shape != (batch.size,):
+            return None
+        if found.is_floating_point():
+            return None
+        parts.append(found.cpu())
+    return torch.cat(parts).long().numpy()
+
+
+def write_small(
+    run: Run, name: str, values: np.ndarray | Callable[[], np.ndarray]
+) -> None:
+    """Write a small array as one tile, unless it is there; compute it only then."""
+    if read_small(run, name) is not None:
+        return
+    array = values() if callable(values) else values
+    whole = run.array(
+        name, shape=array.shape, dtype=array.dtype, tile_shape=array.shape
+    )
+    whole.write((0,) * array.ndim, array)
+
+
+def read_small(run: Run, name: str) -> np.ndarray | None:
+    """Return a small array, or None if it is not there yet."""
+    if name not in run.array_names:
+        return None
+    array = run.open_array(name)
+    return array[()] if not array.missing() else None
