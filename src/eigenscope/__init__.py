@@ -9,7 +9,19 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eigenscope.analysis import PowerLaw, fit_power_law, wasserstein
+    from eigenscope.analysis import (
+        Bulk,
+        PowerLaw,
+        Summary,
+        fit_bulk,
+        fit_power_law,
+        height_distance,
+        principal_angles,
+        subspace_overlap,
+        summarize,
+        wasserstein,
+        wasserstein_estimate,
+    )
     from eigenscope.estimators import (
         Interrupted,
         Verdict,
@@ -58,6 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NTK",
+    "Bulk",
     "DataChangedError",
     "Dense",
     "Density",
@@ -77,13 +90,16 @@ __all__ = [
     "Run",
     "Schedule",
     "Spectrum",
+    "Summary",
     "Verdict",
     "apply_function",
     "condition_number",
     "conjugate_kernel",
     "diagonal",
+    "fit_bulk",
     "fit_power_law",
     "gram",
+    "height_distance",
     "input_jacobian",
     "kernel_alignment",
     "kernel_target_alignment",
@@ -95,20 +111,25 @@ __all__ = [
     "ntk_components",
     "parameter_jacobian",
     "per_sample_gradients",
+    "principal_angles",
     "projected_ntk",
     "register_rule",
     "spectral_sum",
     "spectrum",
+    "subspace_overlap",
+    "summarize",
     "top_eigenpairs",
     "trace",
     "verify",
     "wasserstein",
+    "wasserstein_estimate",
     "weight_spectra",
 ]
 
 __version__ = version("eigenscope")
 
 _HOMES = {
+    "Bulk": "analysis",
     "DataChangedError": "problem",
     "Dense": "operators",
     "Density": "spectra",
@@ -129,13 +150,16 @@ _HOMES = {
     "Run": "store",
     "Schedule": "training",
     "Spectrum": "spectra",
+    "Summary": "analysis",
     "Verdict": "estimators",
     "apply_function": "estimators",
     "condition_number": "kernels",
     "conjugate_kernel": "kernels",
     "diagonal": "estimators",
+    "fit_bulk": "analysis",
     "fit_power_law": "analysis",
     "gram": "operators",
+    "height_distance": "analysis",
     "input_jacobian": "jacobian",
     "kernel_alignment": "kernels",
     "kernel_target_alignment": "kernels",
@@ -147,14 +171,18 @@ _HOMES = {
     "ntk_components": "kernels",
     "parameter_jacobian": "jacobian",
     "per_sample_gradients": "jacobian",
+    "principal_angles": "analysis",
     "projected_ntk": "kernels",
     "register_rule": "jacobian",
     "spectral_sum": "estimators",
     "spectrum": "estimators",
+    "subspace_overlap": "analysis",
+    "summarize": "analysis",
     "top_eigenpairs": "estimators",
     "trace": "estimators",
     "verify": "estimators",
     "wasserstein": "analysis",
+    "wasserstein_estimate": "analysis",
     "weight_spectra": "estimators",
 }
 

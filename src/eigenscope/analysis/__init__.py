@@ -1,6 +1,22 @@
-"""What spectra say: power-law tails and distances."""
+"""What spectra say: bulk and outliers, power-law tails, distances, subspaces."""
 
-from eigenscope.analysis.distance import wasserstein
+from eigenscope.analysis.distance import wasserstein, wasserstein_estimate
+from eigenscope.analysis.heights import height_distance
 from eigenscope.analysis.power_law import PowerLaw, fit_power_law
+from eigenscope.analysis.random_matrix import Bulk, fit_bulk
+from eigenscope.analysis.subspace import principal_angles, subspace_overlap
+from eigenscope.analysis.summary import Summary, summarize
 
-__all__ = ["PowerLaw", "fit_power_law", "wasserstein"]
+__all__ = [
+    "Bulk",
+    "PowerLaw",
+    "Summary",
+    "fit_bulk",
+    "fit_power_law",
+    "height_distance",
+    "principal_angles",
+    "subspace_overlap",
+    "summarize",
+    "wasserstein",
+    "wasserstein_estimate",
+]

@@ -1,11 +1,11 @@
 """What random probes say about a spectrum: one small measure for each of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import t as student
 
 Nodes = Float[np.ndarray, "probe node"]
@@ -151,15 +151,20 @@ class Quadrature:
             Values, ascending, and weights that add up to 1.
         """
         for place in range(self.num_probes):
-            rows = slice(place, place + 1)
-            alone = Quadrature(
-                nodes=self.nodes[rows],
-                weights=self.weights[rows],
-                coarse_nodes=self.coarse_nodes[rows],
-                coarse_weights=self.coarse_weights[rows],
-                outer=self.outer,
-            )
+            alone = replace(self, **self.rows(np.array([place])))
             yield alone.measure(dimension)
+
+    def rows(self, places: Int[np.ndarray, " chosen"]) -> dict[str, Any]:
+        """What some of the probes say, which may be repeated.
+
+        Args:
+            places: Numbers of the probes.
+
+        Returns:
+            The four arrays by name.
+        """
+        names = ("nodes", "weights", "coarse_nodes", "coarse_weights")
+        return {name: getattr(self, name)[places] for name in names}
 
     def per_probe(
         self, function: Callable[[Nodes], Nodes], *, coarse: bool = False
