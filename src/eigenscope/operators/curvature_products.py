@@ -26,7 +26,7 @@ from eigenscope.operators.curvature_graphs import RecordedChunk, Recorder
 from eigenscope.problem import Batch, ParameterLayout, left_as_found
 from eigenscope.progress import progress
 
-_MAX_CHUNK: Final = 64
+_MAX_CHUNK: Final = 128
 _PROOF_SAMPLES: Final = 2
 _OUTPUT_BYTES: Final = 16 * 2**20
 _BATCHED_BYTES: Final = 2 * 2**20

@@ -128,6 +128,8 @@ class Hessian(CurvatureOperator):
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:
+        if self.shape[0] > _VECTORS_AT_ONCE and self.comparison.is_equal:
+            return self.comparison.gauss_newton.dense()
         result = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         for first, columns in _columns(self):
             result[:, first : first + columns.shape[1]] = columns
