@@ -243,10 +243,10 @@ def test_compare_puts_runs_side_by_side(capsys):
     for entry in found["runs"]:
         truth = seen[entry["run"]]
         assert entry["model"] == "mlp-512"
-        assert (entry["n"], entry["D"]) == (48, 48)
-        assert entry["α"] == truth["scan"]["alpha"]
+        assert (entry["num_samples"], entry["dimension"]) == (48, 48)
+        assert entry["alpha"] == truth["scan"]["alpha"]
         assert entry["trace"] == truth["trace"]
-        assert float(rows[entry["run"]]["λ_max"]) == truth["lambda_max"]
+        assert float(rows[entry["run"]]["lambda_max"]) == truth["lambda_max"]
         assert re.search(rf"{entry['run']} .* {truth['lambda_max']:.4g} ", printed)
     assert Path("both/comparison.png").read_bytes().startswith(b"\x89PNG")
     assert Path("both/index.html").read_text().count("data:image/png") == 1

@@ -59,6 +59,8 @@ def test_jacobian_writes_all_that_was_asked_for(capsys):
         results = run.results[name]
         assert isinstance(results, dict)
         assert isinstance(results["scan"], dict)
+        p_value = results["scan"]["p_value"]
+        assert (f"{p_value:.4g}" if p_value else "< 1/5") in printed.out
         assert set(results["scan"]) >= {
             "alpha",
             "p_value",

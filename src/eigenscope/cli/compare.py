@@ -4,7 +4,12 @@ import json
 
 from eigenscope.cli.options import CompareOptions
 from eigenscope.cli.tables import terminal_table
-from eigenscope.report.comparison import HEADER, read_comparison, write_comparison
+from eigenscope.report.comparison import (
+    HEADER,
+    KEYS,
+    read_comparison,
+    write_comparison,
+)
 
 
 def run_compare(options: CompareOptions) -> None:
@@ -16,7 +21,7 @@ def run_compare(options: CompareOptions) -> None:
     page = write_comparison(comparison, options.out, title=title)
     rows = comparison.rows()
     if options.json:
-        entries = [dict(zip(HEADER, row, strict=True)) for row in rows]
+        entries = [dict(zip(KEYS, row, strict=True)) for row in rows]
         print(json.dumps({"page": str(page), "runs": entries}, indent=2))
         return
     print(terminal_table(HEADER, rows))

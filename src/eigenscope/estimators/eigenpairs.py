@@ -44,7 +44,7 @@ def top_eigenpairs(
     run: Run | None = None,
     name: str = "eigenpairs",
 ) -> Eigenpairs:
-    """K solutions of A v = λ v at an end of the spectrum, best first.
+    """Solutions (λ, v) of A v = λ v at an end of the spectrum, k of them, best first.
 
     "exact" is LAPACK in float64. Of a Gram matrix on its larger side, say 𝒥ᵀ𝒥, pairs
     with λ above the noise floor come from the smaller side, 𝒥𝒥ᵀ w = λ w, as

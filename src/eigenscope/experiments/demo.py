@@ -1,5 +1,7 @@
 """The demo: one network, trained on true and on random labels, and its spectra."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -71,6 +73,8 @@ def run_demo(out: Path, plan: DemoPlan) -> dict[str, Run]:
             "split": "test",
             "labels": labels,
             "epochs": plan.epochs if labels == "true" else 4 * plan.epochs,
+            "batch_size": _BATCH_SIZE,
+            "learning_rate": _LEARNING_RATE,
             "outputs": ["logits", "probabilities"],
             "layouts": ["samples"],
             "seed": plan.seed,
@@ -86,6 +90,17 @@ def run_demo(out: Path, plan: DemoPlan) -> dict[str, Run]:
             run_jacobian_spectra(run, problem, chosen)
         runs[labels] = Run.open(path)
     return runs
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Train so small a network on one thread: several wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _trained(
@@ -108,7 +123,7 @@ def _trained(
         next(ticks, None)
 
     next(ticks)
-    with run.stage("training"):
+    with run.stage("training"), _one_thread():
         train_classifier(
             model,
             inputs,

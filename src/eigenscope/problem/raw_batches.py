@@ -36,6 +36,7 @@ def inputs_and_targets(raw: object, labels: str, index: int) -> tuple[Any, Any]:
     raise TypeError(
         "a batch must be a tensor, an (inputs, targets) pair, or a mapping of the "
         f"model's keyword arguments; batch {index} is a {type(raw).__name__}."
+        + (" Use torch.from_numpy." if isinstance(raw, np.ndarray) else "")
     )
 
 

@@ -9,6 +9,7 @@ from typing import final
 
 from eigenscope.experiments import SpectrumResult, load_jacobian_results
 from eigenscope.plots import comparison_figure, save_figure
+from eigenscope.report.jacobian import recorded_p_value
 from eigenscope.report.page import PageFigure, Table, write_page
 from eigenscope.store import Run, write_atomically
 
@@ -26,7 +27,26 @@ HEADER = (
     "xmin",
     "KS",
     "tail",
+    "p-value",
     "α at peak",
+    "accuracy",
+)
+KEYS = (
+    "run",
+    "model",
+    "data",
+    "num_samples",
+    "dimension",
+    "lambda_max",
+    "trace",
+    "jacobian_stable_rank",
+    "alpha",
+    "alpha_stderr",
+    "xmin",
+    "ks_distance",
+    "num_tail",
+    "p_value",
+    "alpha_at_peak",
     "accuracy",
 )
 
@@ -69,6 +89,7 @@ class Comparison:
                     scan.xmin if scan else None,
                     scan.ks_distance if scan else None,
                     scan.num_tail if scan else None,
+                    recorded_p_value(run, result.name),
                     peak.alpha if peak else None,
                     run.results.get("accuracy"),
                 )
@@ -142,7 +163,7 @@ def write_comparison(comparison: Comparison, out: Path, *, title: str) -> Path:
     save_figure(figure, image)
     rows = comparison.rows()
     text = io.StringIO()
-    csv.writer(text).writerows([HEADER, *rows])
+    csv.writer(text).writerows([KEYS, *rows])
     write_atomically(out / "comparison.csv", text.getvalue())
     page = out / "index.html"
     write_page(

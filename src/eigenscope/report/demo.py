@@ -9,6 +9,7 @@ from eigenscope.plots import demo_figure, save_figure
 from eigenscope.report.jacobian import (
     HEADER,
     draw_jacobian_figures,
+    provenance,
     spectrum_rows,
     write_jacobian_page,
 )
@@ -50,8 +51,11 @@ def write_demo_page(runs: Mapping[str, Run], out: Path) -> tuple[Path, Path]:
         page,
         title="Eigenscope demo",
         summary=[
-            (f"accuracy, {labels} labels", _accuracies(run))
-            for labels, run in runs.items()
+            ("images", "scikit-learn's 8×8 digits, resized to 32×32 bilinearly"),
+            *(
+                (f"accuracy, {labels} labels", _accuracies(run))
+                for labels, run in runs.items()
+            ),
         ],
         tables=[Table(title="Spectra", header=["labels", *HEADER], rows=rows)],
         figures=[
@@ -68,7 +72,7 @@ def write_demo_page(runs: Mapping[str, Run], out: Path) -> tuple[Path, Path]:
                 for figure in draw_jacobian_figures(load_jacobian_results(run))
             ],
         ],
-        provenance={labels: dict(run.arguments) for labels, run in runs.items()},
+        provenance={labels: provenance(run) for labels, run in runs.items()},
     )
     return page, image
 

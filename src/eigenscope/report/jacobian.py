@@ -14,6 +14,7 @@ from eigenscope.plots import (
     spectrum_figure,
 )
 from eigenscope.report.page import PageFigure, Table, saved_figure, write_page
+from eigenscope.spectra import Spectrum
 from eigenscope.store import Run
 
 HEADER = (
@@ -29,6 +30,7 @@ HEADER = (
     "xmin",
     "KS",
     "tail",
+    "p-value",
     "α at peak",
 )
 
@@ -51,13 +53,7 @@ def write_jacobian_page(run: Run) -> Path:
         summary=_summary(results),
         tables=[Table(title="Spectra", header=HEADER, rows=spectrum_rows(results))],
         figures=draw_jacobian_figures(results),
-        provenance={
-            "arguments": dict(arguments),
-            "settings": dict(run.settings),
-            "versions": dict(run.manifest.versions),
-            "commit": run.manifest.commit,
-            "seconds": {k: round(v, 2) for k, v in run.manifest.timing.items()},
-        },
+        provenance=provenance(run),
     )
     return page
 
@@ -94,10 +90,56 @@ def spectrum_rows(results: JacobianResults) -> list[Sequence[object]]:
                 scan.xmin if scan else None,
                 scan.ks_distance if scan else None,
                 scan.num_tail if scan else None,
+                recorded_p_value(results.run, result.name),
                 peak.alpha if peak else None,
             )
         )
     return rows
+
+
+def recorded_p_value(run: Run, name: str) -> float | str | None:
+    """Return the p-value of a result's tail, a bound where no replica was farther.
+
+    Args:
+        run: The run.
+        name: Of the result.
+
+    Returns:
+        The share, "< 1/N" of N replicas, or None if there were no replicas.
+    """
+    recorded = run.results.get(name)
+    scan = recorded.get("scan") if isinstance(recorded, dict) else None
+    if not isinstance(scan, dict) or not isinstance(scan.get("p_value"), float | int):
+        return None
+    value = float(str(scan["p_value"]))
+    return value or f"< 1/{scan['num_replicas']}"
+
+
+def provenance(run: Run) -> dict[str, object]:
+    """Return what a page says about how a run was made.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Arguments, settings, versions, commit and seconds.
+    """
+    return {
+        "arguments": dict(run.arguments),
+        "settings": dict(run.settings),
+        "versions": dict(run.manifest.versions),
+        "commit": run.manifest.commit,
+        "seconds": {k: round(v, 2) for k, v in run.manifest.timing.items()},
+    }
+
+
+def _smoothing(spectrum: Spectrum) -> str:
+    """Say how the logarithmic density is smoothed; nothing where there is none."""
+    try:
+        width = spectrum.density(scale="log").bandwidth
+    except ValueError:  # nothing above the noise floor
+        return ""
+    return f" (smoothed by a Gaussian of σ = {width:.2g} decades)"
 
 
 def _summary(results: JacobianResults) -> list[tuple[str, str]]:
@@ -125,7 +167,8 @@ def _draw(results: JacobianResults, result: SpectrumResult) -> list[PageFigure]:
     )
     caption = (
         f"Eigenvalues of {product}, layout “{result.layout}”: density on a linear and "
-        "on a logarithmic axis, and the tail with its power-law fits."
+        f"on a logarithmic axis{_smoothing(result.spectrum)}, and the tail with its "
+        "power-law fits."
     )
     caption += "".join(f" No {rule} fit: {why}" for rule, why in result.notes.items())
     drawn.append(

@@ -29,11 +29,6 @@ class Record:
         """The record as it is now."""
         return self._manifest
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether the lock is held."""
-        return self._lock is not None
-
     def close(self) -> None:
         """Free the lock."""
         if self._lock is not None:

@@ -103,7 +103,9 @@ def build_model(
         return _resnet(name, sample_shape, num_classes, seed)
     if num_classes is None or num_classes < 1:
         raise ValueError(
-            f"{name} requires num_classes, a positive integer; got {num_classes}."
+            f"{name} requires num_classes, a positive integer; got {num_classes}. On "
+            "the command line it is that of the data: return (inputs, targets) tensors "
+            "from your factory, or give your data set an attribute `classes`."
         )
     if name == "lenet":
         return _lenet(sample_shape, num_classes, seed)

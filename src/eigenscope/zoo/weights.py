@@ -151,7 +151,9 @@ def _needs_code(path: Path, error: pickle.UnpicklingError) -> bool:
 
 
 def _corrupt(path: Path, error: Exception) -> str:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    reason = type(error).__name__
+    if not isinstance(error, pickle.UnpicklingError):  # torch advises to run code
+        reason = f"{reason}: {error}".splitlines()[0]
     return (
         f"{path} ({path.stat().st_size} bytes) is truncated, corrupt or not a weight "
         f"file ({reason}); copy or export it again."
