@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_LEAF = 256
+_LEAF = 128
 _COLUMNS_AT_ONCE = 4096
 
 
@@ -20,7 +20,7 @@ def add_lower_product(
         fresh: Whether to overwrite `out`, which may then hold anything.
 
     Cost:
-        (n² + n·256) m multiplications and additions for an n × m factor.
+        (n² + n·128) m multiplications and additions for an n × m factor.
     """
     size = len(factor)
     if size <= _LEAF:
