@@ -7,9 +7,10 @@ from eigenscope.spectra import Density
 from eigenscope.spectra.transport import transport_distance
 
 Heights = Density | Float[np.ndarray, " point"]
+Others = Density | Float[np.ndarray, " other_point"]
 
 
-def height_distance(a: Heights, b: Heights, *, floor: float = 1e-8) -> float:
+def height_distance(a: Heights, b: Others, *, floor: float = 1e-8) -> float:
     """W₁ between the multisets of g(p_i) and g(q_j), heights of two densities.
 
     g takes the logarithm of the heights, maps them to [0, 1] and divides by their sum.
@@ -51,7 +52,9 @@ def height_distance(a: Heights, b: Heights, *, floor: float = 1e-8) -> float:
     )
 
 
-def _shares(name: str, given: Heights, floor: float) -> Float[np.ndarray, " point"]:
+def _shares(
+    name: str, given: Heights | Others, floor: float
+) -> Float[np.ndarray, " point"]:
     """G of the heights, ascending."""
     heights = given.heights if isinstance(given, Density) else np.asarray(given)
     if heights.ndim != 1 or len(heights) < 2 or not np.isfinite(heights).all():

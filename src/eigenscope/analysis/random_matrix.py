@@ -213,7 +213,7 @@ def _fit(
     if law == "semicircle":
         places, below = _table(None)
         steps = np.interp(levels, below, places)
-        radius, center = np.polyfit(steps, found, 1)
+        radius, center = map(float, np.polyfit(steps, found, 1))
         return _Fitted(
             lower=center - radius, upper=center + radius, scale=radius, ratio=None
         )

@@ -7,9 +7,10 @@ from torch import Tensor
 from eigenscope.spectra import Eigenpairs
 
 Vectors = Eigenpairs | Float[Tensor, "dim vector"]
+Others = Eigenpairs | Float[Tensor, "other_dim other_vector"]
 
 
-def subspace_overlap(a: Vectors, b: Vectors) -> float:
+def subspace_overlap(a: Vectors, b: Others) -> float:
     """‖UᵀV‖²_F / min(k, l), the mean squared cosine of the principal angles.
 
     U (D, k) and V (D, l) are orthonormal bases of the two spans. 1 if one subspace
@@ -40,7 +41,7 @@ def subspace_overlap(a: Vectors, b: Vectors) -> float:
     return float(torch.cos(principal_angles(a, b)).square().mean())
 
 
-def principal_angles(a: Vectors, b: Vectors) -> Float[Tensor, " angle"]:
+def principal_angles(a: Vectors, b: Others) -> Float[Tensor, " angle"]:
     """Angles arccos σ_i between two subspaces, σ the singular values of UᵀV.
 
     Args:
@@ -76,7 +77,7 @@ def principal_angles(a: Vectors, b: Vectors) -> Float[Tensor, " angle"]:
     return torch.where(cosines > 0.7, torch.asin(sines), torch.acos(cosines))
 
 
-def _basis(name: str, vectors: Vectors) -> Float[Tensor, "dim vector"]:
+def _basis(name: str, vectors: Vectors | Others) -> Float[Tensor, "dim vector"]:
     """An orthonormal basis of the span, float64, on the CPU."""
     columns = vectors.vectors if isinstance(vectors, Eigenpairs) else vectors
     if columns.ndim != 2 or not columns.shape[1] or columns.shape[1] > len(columns):
