@@ -46,6 +46,13 @@ def test_outliers_above_the_bulk_are_counted():
     assert bulk.ratio == pytest.approx(0.25, rel=0.1)
 
 
+def test_many_outliers_leave_the_bulk_round_by_round():
+    matrix = wishart(300, 1200, spikes=np.linspace(3.0, 6.0, 40))
+    bulk = es.fit_bulk(es.spectrum(matrix))
+    assert bulk.num_above == 40
+    assert bulk.upper == pytest.approx(1.48**2, rel=0.05)
+
+
 def test_the_zeros_of_a_low_rank_matrix_take_no_part():
     factor = torch.from_numpy(np.random.default_rng(1).normal(size=(200, 500)))
     small = es.fit_bulk(es.spectrum(es.gram(factor, side="rows")))

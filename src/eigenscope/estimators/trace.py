@@ -43,7 +43,8 @@ def trace(
         operator_or_matrix: A symmetric operator, tensor or NumPy array.
         method: "xtrace", "hutch++" or "hutchinson".
         num_matvecs: Products to take, at least 2 ("xtrace": 4, "hutch++": 6).
-        law: Distribution of the probes; None for "sphere" with "xtrace", else "sign".
+        law: Distribution of the probes; None for "sphere" with "xtrace", which takes
+            no other, else "sign".
         generator: Source of all randomness; a fresh one with a fixed seed if None.
         run: A run that is open for writing: every product is left there, and taken
             from there again.
@@ -75,6 +76,12 @@ def trace(
     require_choice("method", method, TraceMethod)
     least = {"xtrace": 4, "hutch++": 6, "hutchinson": 2}[method]
     law = law or ("sphere" if method == "xtrace" else "sign")
+    if method == "xtrace" and law != "sphere":
+        require_choice("law", law, ProbeLaw)
+        raise ValueError(
+            f"law must be 'sphere' (or None) with method='xtrace'; got {law!r}, under "
+            "which its standard error would be too small. Use 'hutch++'."
+        )
     work = Probing(
         operator_or_matrix,
         num_matvecs=num_matvecs,
@@ -151,7 +158,8 @@ def _xtrace(work: Probing) -> tuple[float, float]:
     rest = probes.double() - taken.T @ basis.double()
     rest_images = sketch.double() - taken.T @ images.double()
     dim = work.products.dim
-    scale = (dim - count + 1) / (rest * rest).sum(1) if work.law == "sphere" else 1.0
+    # Given the other probes, the rest is uniform on a sphere: its length is known.
+    scale = (dim - count + 1) / (rest * rest).sum(1)
     terms = inside.trace() - ((inside @ left_out) * left_out).sum(0)
     return mean_and_stderr(terms + scale * inner(rest, rest_images))
 
