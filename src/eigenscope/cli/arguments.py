@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 else:  # its module imports torch
     JsonValue = object
 
-_FREE = ("out", "resume", "memory", "json")  # may change when a run goes on
-_SEVERAL = {"layout": "layouts", "kernel": "kernels"}
+_FREE = ("out", "resume", "memory", "json", "verify")  # may change when a run goes on
+_SEVERAL = {"layout": "layouts", "kernel": "kernels", "operator": "operators"}
 _PATHS = ("weights", "data_root")
 
 

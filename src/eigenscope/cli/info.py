@@ -11,7 +11,12 @@ import eigenscope
 from eigenscope.budget import available_memory, format_bytes
 from eigenscope.cli.options import InfoOptions
 from eigenscope.cli.tables import formatted, terminal_table
-from eigenscope.experiments import load_jacobian_results, load_kernel_results
+from eigenscope.experiments import (
+    load_curvature_results,
+    load_jacobian_results,
+    load_kernel_results,
+)
+from eigenscope.report.curvature import CURVATURE_HEADER, curvature_rows
 from eigenscope.report.jacobian import HEADER, spectrum_rows
 from eigenscope.report.kernels import KERNEL_HEADER, kernel_rows
 from eigenscope.store import Run
@@ -43,6 +48,8 @@ def _table_of(run: Run) -> tuple[Sequence[str], list[Sequence[object]]]:
     """Return header and rows of what a run of any verb has found."""
     if run.manifest.verb == "ntk":
         return KERNEL_HEADER, kernel_rows(load_kernel_results(run))
+    if run.manifest.verb == "hessian":
+        return CURVATURE_HEADER, curvature_rows(load_curvature_results(run))
     return HEADER, spectrum_rows(load_jacobian_results(run))
 
 

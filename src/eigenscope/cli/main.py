@@ -8,12 +8,15 @@ from eigenscope.cli.options import (
     CompareOptions,
     DemoOptions,
     FitOptions,
+    HessianOptions,
     InfoOptions,
     JacobianOptions,
     NTKOptions,
     Options,
     parse,
 )
+
+_RUNS = (JacobianOptions, NTKOptions, HessianOptions)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _options(words: list[str]) -> Options:
     """Parse; for a run that goes on, what is not given is what the run began with."""
     options = parse(words)
-    if isinstance(options, JacobianOptions | NTKOptions) and options.resume:
+    if isinstance(options, _RUNS) and options.resume:
         from eigenscope.cli.arguments import recorded_options
 
         return parse(words, defaults=recorded_options(options))
@@ -58,8 +61,8 @@ def _options(words: list[str]) -> Options:
 
 
 def _how_to_go_on(options: Options | None) -> str:
-    if isinstance(options, JacobianOptions | NTKOptions):
-        verb = "jacobian" if isinstance(options, JacobianOptions) else "ntk"
+    if isinstance(options, _RUNS):
+        verb = type(options).__name__.removesuffix("Options").lower()
         again = f"eigenscope {verb} --resume --out {options.out}"
         return f"; what was computed is kept, and this goes on with it: {again}"
     if isinstance(options, DemoOptions):
@@ -77,6 +80,10 @@ def _run(options: Options) -> None:
         from eigenscope.cli.ntk import run_ntk
 
         run_ntk(options)
+    elif isinstance(options, HessianOptions):
+        from eigenscope.cli.hessian import run_hessian
+
+        run_hessian(options)
     elif isinstance(options, DemoOptions):
         from eigenscope.cli.demo import run_demo
 

@@ -13,6 +13,8 @@ Split = Literal["train", "test"]
 Kernel = Literal["full", "trace", "conjugate"]
 Parts = Literal["none", "parameter", "module"]
 Method = Literal["auto", "jacobian", "structured", "products"]
+Curvature = Literal["hessian", "gauss-newton", "fisher"]
+SpectrumMethod = Literal["auto", "exact", "slq", "kpm"]
 
 
 def _named(metavar: str, *, hint: str | None = None) -> Any:
@@ -29,6 +31,8 @@ _CountOrAny = Annotated[int | None, _named("N", hint="(default: chosen)")]
 _Outputs = Annotated[tuple[OutputName, ...], _named("OUTPUT [OUTPUT ...]")]
 _Layouts = Annotated[tuple[Layout, ...], _named("LAYOUT [LAYOUT ...]")]
 _Kernels = Annotated[tuple[Kernel, ...], _named("KERNEL [KERNEL ...]")]
+_Curvatures = Annotated[tuple[Curvature, ...], _named("MATRIX [MATRIX ...]")]
+_Globs = Annotated[tuple[str, ...], _named("GLOB [GLOB ...]")]
 _Memory = Annotated[str | None, _named("SIZE", hint="(default: half of what is free)")]
 
 
@@ -52,8 +56,6 @@ class ProblemOptions:
     """Take the first N samples of each class."""
     batch_size: _CountOrAny = None
     """Samples that go through the network together."""
-    replicas: _Count = 0
-    """Bootstrap replicas for the p-value of each tail fit."""
     device: Annotated[str, _named("DEVICE")] = "cpu"
     """Where the network runs, such as cpu, cuda or mps."""
     dtype: Dtype = "float32"
@@ -78,6 +80,8 @@ class JacobianOptions(ProblemOptions):
     """samples: n × k·d, one row per sample; outputs: n·k × d, one row per output."""
     vectors: _Count = 0
     """Top eigenvectors of every spectrum to keep and draw."""
+    replicas: _Count = 0
+    """Bootstrap replicas for the p-value of each tail fit."""
     out: _Folder = Path("runs/jacobian")
     """The run's folder: new or empty, unless --resume is given."""
 
@@ -97,11 +101,37 @@ class NTKOptions(ProblemOptions):
     the last linear layer."""
     method: Method = "auto"
     """How tangent kernels are computed; auto chooses parameter by parameter."""
+    replicas: _Count = 0
+    """Bootstrap replicas for the p-value of each tail fit."""
     out: _Folder = Path("runs/ntk")
     """The run's folder: new or empty, unless --resume is given."""
 
 
-RunOptions = JacobianOptions | NTKOptions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HessianOptions(ProblemOptions):
+    """Spectra of the Hessian, Gauss-Newton or Fisher matrix of a loss."""
+
+    operator: _Curvatures = ("hessian",)
+    """Any of hessian, gauss-newton and fisher (the empirical one)."""
+    loss: _Name = "cross-entropy"
+    """cross-entropy, squared-error, logistic, or your factory of a loss."""
+    layers: Parts = "none"
+    """Spectra of the diagonal blocks of every parameter or module, too."""
+    params: _Globs = ("*",)
+    """Parameters by name or glob."""
+    method: SpectrumMethod = "auto"
+    """exact, slq (Lanczos), kpm (Chebyshev polynomials); auto is exact if small."""
+    tolerance: Annotated[float, _named("X")] = 0.02
+    """W1 error of estimates, relative to the mean of |λ|."""
+    top: _Count = 0
+    """Eigenpairs of largest |λ| of the whole matrix to keep."""
+    verify: bool = False
+    """Check the operators' own laws at the end, and print the verdict."""
+    out: _Folder = Path("runs/hessian")
+    """The run's folder: new or empty, unless --resume is given."""
+
+
+RunOptions = JacobianOptions | NTKOptions | HessianOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +200,7 @@ Options = (
     Annotated[DemoOptions, tyro.conf.subcommand("demo")]
     | Annotated[JacobianOptions, tyro.conf.subcommand("jacobian")]
     | Annotated[NTKOptions, tyro.conf.subcommand("ntk")]
+    | Annotated[HessianOptions, tyro.conf.subcommand("hessian")]
     | Annotated[FitOptions, tyro.conf.subcommand("fit")]
     | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
     | Annotated[InfoOptions, tyro.conf.subcommand("info")]

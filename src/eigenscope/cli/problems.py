@@ -1,6 +1,6 @@
 """The problem that the options name: data, model, weights, device."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, final
 
@@ -35,13 +35,19 @@ class NamedProblem:
 
 
 def problem_of(
-    options: ProblemOptions, *, output: OutputName = "logits"
+    options: ProblemOptions,
+    *,
+    output: OutputName = "logits",
+    loss: Any = None,
+    params: Sequence[str] | None = None,
 ) -> NamedProblem:
     """Load the data, build the model and load its weights.
 
     Args:
         options: Of the command line.
         output: What is differentiated.
+        loss: The loss, for its curvature.
+        params: Names or globs of parameters; None for all that require gradients.
 
     Returns:
         The problem, its model in eval mode, and the names of the classes.
@@ -64,7 +70,14 @@ def problem_of(
     if options.weights is not None:
         load_weights(model, options.weights)
     model = model.to(device=device, dtype=getattr(torch, options.dtype)).eval()
-    problem = Problem(model, pairs, output=output, batch_size=options.batch_size)
+    problem = Problem(
+        model,
+        pairs,
+        loss=loss,
+        output=output,
+        params=params,
+        batch_size=options.batch_size,
+    )
     return NamedProblem(problem=problem, class_names=class_names)
 
 

@@ -1,5 +1,12 @@
 """What is run by name: each experiment writes a run that resumes."""
 
+from eigenscope.experiments.curvature_spectra import (
+    CurvaturePlan,
+    CurvatureResult,
+    load_curvature_results,
+    prepare_curvature,
+    run_curvature,
+)
 from eigenscope.experiments.jacobian_spectra import (
     JacobianPlan,
     JacobianResults,
@@ -19,16 +26,21 @@ from eigenscope.experiments.kernel_spectra import (
 from eigenscope.experiments.tails import tail_numbers
 
 __all__ = [
+    "CurvaturePlan",
+    "CurvatureResult",
     "JacobianPlan",
     "JacobianResults",
     "KernelPlan",
     "KernelResult",
     "KernelResults",
     "SpectrumResult",
+    "load_curvature_results",
     "load_jacobian_results",
     "load_kernel_results",
+    "prepare_curvature",
     "prepare_jacobian",
     "prepare_kernels",
+    "run_curvature",
     "run_jacobian_spectra",
     "run_kernels",
     "tail_numbers",

@@ -217,7 +217,7 @@ class StoredGram(SymmetricOperator):
         return result
 
     def submatrix(self, rows: Int64[Tensor, " chosen"]) -> Float[Tensor, "row column"]:
-        """Return A[rows][:, rows], reading a tile at a time.
+        """Return A restricted to some rows and columns, reading a tile at a time.
 
         Args:
             rows: Indices of rows and columns, in any order.

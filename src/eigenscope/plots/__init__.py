@@ -1,5 +1,12 @@
 """Figures of results: Axes in, Axes out; and whole figures for the command line."""
 
+from eigenscope.plots.curvature import (
+    CURVATURE_EIGENVALUE,
+    curvature_figure,
+    layers_figure,
+    plot_log_density,
+    plot_moduli,
+)
 from eigenscope.plots.densities import plot_density, plot_diagonal
 from eigenscope.plots.figures import (
     comparison_figure,
@@ -25,19 +32,24 @@ from eigenscope.plots.tails import plot_tail
 from eigenscope.plots.vectors import plot_input_vectors, plot_sample_vector
 
 __all__ = [
+    "CURVATURE_EIGENVALUE",
     "EIGENVALUE",
     "FEATURE_EIGENVALUE",
     "SQUARED_NORM",
     "TANGENT_EIGENVALUE",
     "comparison_figure",
+    "curvature_figure",
     "demo_figure",
     "diagonal_figure",
     "eigenvector_figure",
     "kernel_figure",
+    "layers_figure",
     "plot_density",
     "plot_diagonal",
     "plot_input_vectors",
     "plot_kernel",
+    "plot_log_density",
+    "plot_moduli",
     "plot_sample_vector",
     "plot_shares",
     "plot_tail",

@@ -70,10 +70,10 @@ class Recorder:
         >>> with Run.create(path, verb="train", arguments={}) as run:
         ...     norm = lambda model: model.weight.norm().item()
         ...     recorder = Recorder(run, {"norm": norm}, schedule=Schedule.every(2))
-        ...     [recorder.record(net, epoch) for epoch in range(4)]
-        [True, False, True, False]
-        >>> History.load(Run.open(path)).series("norm")[0].tolist()
-        [0, 2]
+        ...     sum(recorder.record(net, epoch) for epoch in range(4))
+        2
+        >>> History.load(Run.open(path)).numbers
+        (0, 2)
         >>> folder.cleanup()
     """
 

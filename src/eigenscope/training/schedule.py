@@ -19,8 +19,8 @@ class Schedule:
         numbers: Chosen numbers, ascending.
 
     Example:
-        >>> [n for n in range(7) if Schedule.every(3).is_due(n)]
-        [0, 3, 6]
+        >>> Schedule.every(3).is_due(6), Schedule.every(3).is_due(7)
+        (True, False)
         >>> Schedule.log_spaced(1000, 4).numbers
         (0, 1, 10, 100, 1000)
     """

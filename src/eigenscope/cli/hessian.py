@@ -1,0 +1,112 @@
+"""`eigenscope hessian`: from a model, data and a loss to spectra of the curvature."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from eigenscope.cli.arguments import arguments_of
+from eigenscope.cli.jacobian import repeat_threads
+from eigenscope.cli.options import HessianOptions
+from eigenscope.cli.problems import problem_of
+from eigenscope.cli.tables import terminal_table
+from eigenscope.estimators import verify
+from eigenscope.experiments import (
+    CurvaturePlan,
+    load_curvature_results,
+    prepare_curvature,
+    run_curvature,
+)
+from eigenscope.report.curvature import (
+    CURVATURE_HEADER,
+    curvature_rows,
+    write_curvature_page,
+)
+from eigenscope.store import Run
+from eigenscope.store.folder import require_vacant
+from eigenscope.store.manifest import Manifest
+from eigenscope.zoo import import_factory, is_factory
+
+_VERB = "hessian"
+_LOSSES = {
+    "cross-entropy": nn.CrossEntropyLoss,
+    "squared-error": nn.MSELoss,
+    "logistic": nn.BCEWithLogitsLoss,
+}
+
+
+def run_hessian(options: HessianOptions) -> None:
+    """Compute, draw and print the spectra that the options ask for.
+
+    A new run's folder is made once nothing is left that could be wrong with the
+    options, so that a corrected command can take the same folder.
+    """
+    plan, arguments = _plan_of(options), arguments_of(options)
+    loss = _loss(options.loss)
+    if options.resume:
+        with Run.resume(options.out, verb=_VERB, arguments=arguments) as run:
+            repeat_threads(run)
+            problem = problem_of(options, loss=loss, params=options.params).problem
+            operators = prepare_curvature(problem, plan, run=run)
+            run_curvature(run, problem, plan, operators)
+            page = write_curvature_page(run)
+    else:
+        require_vacant(
+            options.out, Manifest.new(verb=_VERB, arguments=arguments, settings={})
+        )
+        problem = problem_of(options, loss=loss, params=options.params).problem
+        operators = prepare_curvature(problem, plan, run=None)
+        with Run.create(options.out, verb=_VERB, arguments=arguments) as run:
+            repeat_threads(run)
+            run_curvature(run, problem, plan, operators)
+            page = write_curvature_page(run)
+    _print(Run.open(options.out), page, as_json=options.json)
+    if options.verify and not options.json:
+        for name, operator in operators.items():
+            print(f"{name}: {verify(operator)}")
+
+
+def _print(run: Run, page: Path, *, as_json: bool) -> None:
+    if as_json:
+        summary = {"run": str(run.path), "page": str(page), **run.results}
+        print(json.dumps(summary, indent=2))
+        return
+    results = load_curvature_results(run)
+    print(terminal_table(CURVATURE_HEADER, curvature_rows(results)))
+    for result in results:
+        if result.eigenpairs is not None:
+            pairs = result.eigenpairs
+            values = ", ".join(f"{value:.4g}" for value in pairs.values.tolist())
+            missing = len(pairs) - int(pairs.converged.sum())
+            doubt = f" ({missing} not converged)" if missing else ""
+            print(f"{result.operator}, largest |λ|: {values}{doubt}")
+    print(f"run:     {run.path}\nfigures: {run.path / 'figures'}\npage:    {page}")
+
+
+def _loss(name: str) -> Any:
+    """Return the loss of a name, or what the user's factory gives.
+
+    Raises:
+        ValueError: If there is no such loss.
+    """
+    if is_factory(name):
+        return import_factory("loss", name)()
+    if name not in _LOSSES:
+        raise ValueError(
+            f"--loss must be one of {', '.join(_LOSSES)} or package.module:factory; "
+            f"got {name!r}."
+        )
+    return _LOSSES[name]()
+
+
+def _plan_of(options: HessianOptions) -> CurvaturePlan:
+    return CurvaturePlan(
+        operators=options.operator,
+        layers=None if options.layers == "none" else options.layers,
+        method=options.method,
+        tolerance=options.tolerance,
+        num_pairs=options.top,
+        seed=options.seed,
+        memory=options.memory,
+    )
