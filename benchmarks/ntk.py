@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from input_jacobian import Report, medians, peak_of
 from per_sample_jacobian import cases, mlp
+from report import Report, medians, peak_of
 from torch import Tensor, nn
 
 import eigenscope as es

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from input_jacobian import Report
 from ntk import nngeometry, torch_func, torchjd
+from report import Report
 from torch import Tensor, nn
 
 import eigenscope as es

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from input_jacobian import Report, medians, peak_of
 from input_jacobian import resnet20 as random_resnet20
+from report import Report, medians, peak_of
 from torch import Tensor, nn
 
 import eigenscope as es
