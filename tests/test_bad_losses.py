@@ -153,7 +153,7 @@ def test_a_model_that_changes_while_its_risk_is_used_is_noticed():
     found = Risk(es.Problem(case.model, case.batches, loss=CLASSES))
     found.require_same_model()
     case.model[0].weight.data[0, 0] += 1e-9
-    with pytest.raises(es.DataChangedError, match="while the curvature of its risk is"):
+    with pytest.raises(es.DataChangedError, match="while its risk is in use; its"):
         found.require_same_model()
 
 

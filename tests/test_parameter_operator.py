@@ -180,7 +180,7 @@ def test_a_budget_below_one_sample_is_refused(tmp_path):
     jacobian, _ = build("vgg")
     with (
         run_at(tmp_path / "run") as run,
-        pytest.raises(ValueError, match="must hold at least 1 rows"),
+        pytest.raises(ValueError, match="must hold at least 1 row of"),
     ):
         jacobian.write(run, memory="1kB")
 

@@ -95,10 +95,12 @@ class GaussNewton(OutputCurvature):
         Schraudolph (2002), Neural Computation 14, section 3.
 
     Example:
+        >>> import torch
         >>> net = torch.nn.Linear(2, 1, bias=False)
         >>> data = (torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.zeros(2, 1))
         >>> G = GaussNewton(Problem(net, data, loss=torch.nn.MSELoss()))
-        >>> G.diagonal().tolist(), (G @ torch.ones(2)).tolist()
+        >>> diagonal, product = G.diagonal(), G @ torch.ones(2)
+        >>> diagonal.round(decimals=3).tolist(), product.round(decimals=3).tolist()
         ([2.0, 4.0], [4.0, 6.0])
     """
 
