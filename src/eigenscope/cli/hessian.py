@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from eigenscope.cli.arguments import arguments_of
-from eigenscope.cli.jacobian import repeat_threads
-from eigenscope.cli.options import HessianOptions
+from eigenscope.cli.options import Curvature, HessianOptions
 from eigenscope.cli.problems import problem_of
+from eigenscope.cli.runs import carry_out
 from eigenscope.cli.tables import terminal_table
 from eigenscope.estimators import verify
 from eigenscope.experiments import (
@@ -18,17 +17,18 @@ from eigenscope.experiments import (
     prepare_curvature,
     run_curvature,
 )
+from eigenscope.operators import SymmetricOperator
+from eigenscope.problem import Problem
 from eigenscope.report.curvature import (
     CURVATURE_HEADER,
     curvature_rows,
     write_curvature_page,
 )
 from eigenscope.store import Run
-from eigenscope.store.folder import require_vacant
-from eigenscope.store.manifest import Manifest
 from eigenscope.zoo import import_factory, is_factory
 
 _VERB = "hessian"
+Operators = dict[Curvature, SymmetricOperator]
 _LOSSES = {
     "cross-entropy": nn.CrossEntropyLoss,
     "squared-error": nn.MSELoss,
@@ -37,33 +37,22 @@ _LOSSES = {
 
 
 def run_hessian(options: HessianOptions) -> None:
-    """Compute, draw and print the spectra that the options ask for.
+    """Compute, draw and print the spectra that the options ask for."""
+    plan, loss = _plan_of(options), _loss(options.loss)
 
-    A new run's folder is made once nothing is left that could be wrong with the
-    options, so that a corrected command can take the same folder.
-    """
-    plan, arguments = _plan_of(options), arguments_of(options)
-    loss = _loss(options.loss)
-    if options.resume:
-        with Run.resume(options.out, verb=_VERB, arguments=arguments) as run:
-            repeat_threads(run)
-            problem = problem_of(options, loss=loss, params=options.params).problem
-            operators = prepare_curvature(problem, plan, run=run)
-            run_curvature(run, problem, plan, operators)
-            page = write_curvature_page(run)
-    else:
-        require_vacant(
-            options.out, Manifest.new(verb=_VERB, arguments=arguments, settings={})
-        )
+    def prepare(run: Run | None) -> tuple[Problem, Operators]:
         problem = problem_of(options, loss=loss, params=options.params).problem
-        operators = prepare_curvature(problem, plan, run=None)
-        with Run.create(options.out, verb=_VERB, arguments=arguments) as run:
-            repeat_threads(run)
-            run_curvature(run, problem, plan, operators)
-            page = write_curvature_page(run)
+        return problem, prepare_curvature(problem, plan, run=run)
+
+    def compute(run: Run, prepared: tuple[Problem, Operators]) -> Path:
+        problem, operators = prepared
+        run_curvature(run, problem, plan, operators)
+        return write_curvature_page(run)
+
+    prepared, page = carry_out(options, verb=_VERB, prepare=prepare, compute=compute)
     _print(Run.open(options.out), page, as_json=options.json)
     if options.verify and not options.json:
-        for name, operator in operators.items():
+        for name, operator in prepared[1].items():
             print(f"{name}: {verify(operator)}")
 
 

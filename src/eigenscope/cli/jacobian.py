@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 from typing import cast
 
-import torch
-
 from eigenscope._types import JsonValue
-from eigenscope.cli.arguments import arguments_of
 from eigenscope.cli.options import JacobianOptions
 from eigenscope.cli.problems import NamedProblem, problem_of
+from eigenscope.cli.runs import carry_out
 from eigenscope.cli.tables import terminal_table
 from eigenscope.experiments import (
     JacobianPlan,
@@ -20,34 +18,25 @@ from eigenscope.experiments import (
 from eigenscope.operators import InputJacobian
 from eigenscope.report.jacobian import HEADER, spectrum_rows, write_jacobian_page
 from eigenscope.store import Run
-from eigenscope.store.folder import require_vacant
-from eigenscope.store.manifest import Manifest
 
 _VERB = "jacobian"
 
 
 def run_jacobian(options: JacobianOptions) -> None:
-    """Compute, draw and print the spectra that the options ask for.
+    """Compute, draw and print the spectra that the options ask for."""
+    plan = _plan_of(options)
 
-    A new run's folder is made once nothing is left that could be wrong with the
-    options, so that a corrected command can take the same folder.
-    """
-    plan, arguments = _plan_of(options), arguments_of(options)
-    if options.resume:
-        with Run.resume(options.out, verb=_VERB, arguments=arguments) as run:
-            repeat_threads(run)
-            named = problem_of(options)
-            jacobian = prepare_jacobian(named.problem, plan, run=run)
-            page = _compute(run, named, jacobian, plan)
-    else:
-        require_vacant(
-            options.out, Manifest.new(verb=_VERB, arguments=arguments, settings={})
-        )
+    def prepare(run: Run | None) -> tuple[NamedProblem, InputJacobian]:
         named = problem_of(options)
-        jacobian = prepare_jacobian(named.problem, plan)
-        with Run.create(options.out, verb=_VERB, arguments=arguments) as run:
-            repeat_threads(run)
-            page = _compute(run, named, jacobian, plan)
+        return named, prepare_jacobian(named.problem, plan, run=run)
+
+    def compute(run: Run, prepared: tuple[NamedProblem, InputJacobian]) -> Path:
+        named, jacobian = prepared
+        run.record_result("class_names", cast("JsonValue", named.class_names))
+        run_jacobian_spectra(run, named.problem, plan, jacobian=jacobian)
+        return write_jacobian_page(run)
+
+    _, page = carry_out(options, verb=_VERB, prepare=prepare, compute=compute)
     print_run(Run.open(options.out), page, as_json=options.json)
 
 
@@ -66,23 +55,6 @@ def print_run(run: Run, page: Path, *, as_json: bool) -> None:
         for rule, note in result.notes.items():
             print(f"no {rule} fit for {result.name}: {note}")
     print(f"run:     {run.path}\nfigures: {run.path / 'figures'}\npage:    {page}")
-
-
-def _compute(
-    run: Run, named: NamedProblem, jacobian: InputJacobian, plan: JacobianPlan
-) -> Path:
-    run.record_result("class_names", cast("JsonValue", named.class_names))
-    run_jacobian_spectra(run, named.problem, plan, jacobian=jacobian)
-    return write_jacobian_page(run)
-
-
-def repeat_threads(run: Run) -> None:
-    """Use as many threads as when the run began: sums are then taken alike."""
-    recorded = run.settings.get("num_threads")
-    if recorded is None:
-        run.record_settings({"num_threads": torch.get_num_threads()})
-    else:
-        torch.set_num_threads(cast("int", recorded))
 
 
 def _plan_of(options: JacobianOptions) -> JacobianPlan:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import cast
 
 from eigenscope._types import JsonValue
-from eigenscope.cli.arguments import arguments_of
-from eigenscope.cli.jacobian import repeat_threads
 from eigenscope.cli.options import NTKOptions
 from eigenscope.cli.problems import NamedProblem, problem_of
+from eigenscope.cli.runs import carry_out
 from eigenscope.cli.tables import terminal_table
 from eigenscope.experiments import (
     KernelPlan,
@@ -18,34 +17,25 @@ from eigenscope.experiments import (
 )
 from eigenscope.report.kernels import KERNEL_HEADER, kernel_rows, write_kernel_page
 from eigenscope.store import Run
-from eigenscope.store.folder import require_vacant
-from eigenscope.store.manifest import Manifest
 
 _VERB = "ntk"
 
 
 def run_ntk(options: NTKOptions) -> None:
-    """Compute, draw and print the kernels that the options ask for.
+    """Compute, draw and print the kernels that the options ask for."""
+    plan = _plan_of(options)
 
-    A new run's folder is made once nothing is left that could be wrong with the
-    options, so that a corrected command can take the same folder.
-    """
-    plan, arguments = _plan_of(options), arguments_of(options)
-    if options.resume:
-        with Run.resume(options.out, verb=_VERB, arguments=arguments) as run:
-            repeat_threads(run)
-            named = problem_of(options, output=options.output)
-            prepare_kernels(named.problem, plan, run=run)
-            page = _compute(run, named, plan)
-    else:
-        require_vacant(
-            options.out, Manifest.new(verb=_VERB, arguments=arguments, settings={})
-        )
+    def prepare(run: Run | None) -> NamedProblem:
         named = problem_of(options, output=options.output)
-        prepare_kernels(named.problem, plan, run=None)
-        with Run.create(options.out, verb=_VERB, arguments=arguments) as run:
-            repeat_threads(run)
-            page = _compute(run, named, plan)
+        prepare_kernels(named.problem, plan, run=run)
+        return named
+
+    def compute(run: Run, named: NamedProblem) -> Path:
+        run.record_result("class_names", cast("JsonValue", named.class_names))
+        run_kernels(run, named.problem, plan)
+        return write_kernel_page(run)
+
+    _, page = carry_out(options, verb=_VERB, prepare=prepare, compute=compute)
     print_kernels(Run.open(options.out), page, as_json=options.json)
 
 
@@ -67,12 +57,6 @@ def print_kernels(run: Run, page: Path, *, as_json: bool) -> None:
         for rule, note in result.notes.items():
             print(f"no {rule} fit for {result.kind}: {note}")
     print(f"run:     {run.path}\nfigures: {run.path / 'figures'}\npage:    {page}")
-
-
-def _compute(run: Run, named: NamedProblem, plan: KernelPlan) -> Path:
-    run.record_result("class_names", cast("JsonValue", named.class_names))
-    run_kernels(run, named.problem, plan)
-    return write_kernel_page(run)
 
 
 def _plan_of(options: NTKOptions) -> KernelPlan:

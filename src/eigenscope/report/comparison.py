@@ -124,7 +124,8 @@ def read_comparison(paths: Sequence[Path], *, output: str, layout: str) -> Compa
         spectra = load_jacobian_results(run).spectra
         chosen = [s for s in spectra if (s.output, s.layout) == (output, layout)]
         if not chosen:
-            held = ", ".join(s.name for s in spectra) or "no spectrum yet"
+            none = f"no Jacobian spectrum (verb {run.manifest.verb})"
+            held = ", ".join(s.name for s in spectra) or none
             raise ValueError(
                 f"{run.path} must hold the spectrum {output}_{layout} to be compared; "
                 f"it holds {held}. Choose with --output and --layout."

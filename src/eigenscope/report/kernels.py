@@ -11,6 +11,7 @@ from eigenscope.plots import (
     share_figure,
     spectrum_figure,
 )
+from eigenscope.report.jacobian import provenance
 from eigenscope.report.page import PageFigure, Table, saved_figure, write_page
 from eigenscope.store import Run
 
@@ -54,13 +55,7 @@ def write_kernel_page(run: Run) -> Path:
             Table(title="Kernels", header=KERNEL_HEADER, rows=kernel_rows(results))
         ],
         figures=figures,
-        provenance={
-            "arguments": dict(run.arguments),
-            "settings": dict(run.settings),
-            "versions": dict(run.manifest.versions),
-            "commit": run.manifest.commit,
-            "seconds": {k: round(v, 2) for k, v in run.manifest.timing.items()},
-        },
+        provenance=provenance(run),
     )
     return page
 

@@ -1,0 +1,60 @@
+"""The life of a run that a verb writes: begun anew, or taken up again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+
+from eigenscope.cli.arguments import arguments_of
+from eigenscope.cli.options import RunOptions
+from eigenscope.store import Run
+from eigenscope.store.folder import require_vacant
+from eigenscope.store.manifest import Manifest
+
+Prepared = TypeVar("Prepared")
+
+
+def carry_out(
+    options: RunOptions,
+    *,
+    verb: str,
+    prepare: Callable[[Run | None], Prepared],
+    compute: Callable[[Run, Prepared], Path],
+) -> tuple[Prepared, Path]:
+    """Prepare, compute into the folder of the options, and write the page.
+
+    A new run's folder is made once nothing is left that could be wrong with the
+    options, so that a corrected command can take the same folder.
+
+    Args:
+        options: Of the command line.
+        verb: The run's verb.
+        prepare: Checks everything; given the run that goes on, None for a new one.
+        compute: Given the run and what `prepare` returned, writes results and page.
+
+    Returns:
+        What `prepare` returned, and the page's path.
+    """
+    arguments = arguments_of(options)
+    if options.resume:
+        with Run.resume(options.out, verb=verb, arguments=arguments) as run:
+            _repeat_threads(run)
+            prepared = prepare(run)
+            return prepared, compute(run, prepared)
+    require_vacant(
+        options.out, Manifest.new(verb=verb, arguments=arguments, settings={})
+    )
+    prepared = prepare(None)
+    with Run.create(options.out, verb=verb, arguments=arguments) as run:
+        _repeat_threads(run)
+        return prepared, compute(run, prepared)
+
+
+def _repeat_threads(run: Run) -> None:
+    """Use as many threads as when the run began: sums are then taken alike."""
+    recorded = run.settings.get("num_threads")
+    if recorded is None:
+        run.record_settings({"num_threads": torch.get_num_threads()})
+    else:
+        torch.set_num_threads(cast("int", recorded))
