@@ -66,11 +66,26 @@ if TYPE_CHECKING:
     from eigenscope.problem import DataChangedError, Problem
     from eigenscope.spectra import Density, Eigenpairs, Estimate, Quadrature, Spectrum
     from eigenscope.store import Run
-    from eigenscope.training import History, Recorder, Schedule
+    from eigenscope.training import (
+        CurvatureEigenvalues,
+        CurvatureSpectra,
+        CurvatureTrace,
+        History,
+        JacobianSpectrum,
+        LayerDistances,
+        Recorder,
+        Schedule,
+        TailExponent,
+        TargetAlignment,
+        WeightSpectra,
+    )
 
 __all__ = [
     "NTK",
     "Bulk",
+    "CurvatureEigenvalues",
+    "CurvatureSpectra",
+    "CurvatureTrace",
     "DataChangedError",
     "Dense",
     "Density",
@@ -82,6 +97,8 @@ __all__ = [
     "History",
     "InputJacobian",
     "Interrupted",
+    "JacobianSpectrum",
+    "LayerDistances",
     "ParameterJacobian",
     "PowerLaw",
     "Problem",
@@ -91,7 +108,10 @@ __all__ = [
     "Schedule",
     "Spectrum",
     "Summary",
+    "TailExponent",
+    "TargetAlignment",
     "Verdict",
+    "WeightSpectra",
     "apply_function",
     "condition_number",
     "conjugate_kernel",
@@ -129,6 +149,14 @@ __all__ = [
 __version__ = version("eigenscope")
 
 _HOMES = {
+    "CurvatureEigenvalues": "training",
+    "CurvatureSpectra": "training",
+    "CurvatureTrace": "training",
+    "JacobianSpectrum": "training",
+    "LayerDistances": "training",
+    "TailExponent": "training",
+    "TargetAlignment": "training",
+    "WeightSpectra": "training",
     "Bulk": "analysis",
     "DataChangedError": "problem",
     "Dense": "operators",

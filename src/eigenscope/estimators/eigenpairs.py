@@ -7,6 +7,8 @@ from typing import Final, Literal, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from eigenscope._types import JsonValue, require_choice
 from eigenscope.budget import resolve
@@ -39,6 +41,7 @@ def top_eigenpairs(
     tolerance: float | None = None,
     block_size: int | None = None,
     max_matvecs: int | None = None,
+    start: Float[Tensor, "dim vector"] | None = None,
     generator: torch.Generator | None = None,
     memory: str | int | None = None,
     run: Run | None = None,
@@ -69,6 +72,9 @@ def top_eigenpairs(
             products cheaper and need more of them.
         max_matvecs: Products that Lanczos may take; None for max(2000, 200 k). Pairs
             that have not converged by then are returned and flagged.
+        start: Vectors to begin with, such as the eigenvectors of a matrix that is
+            much the same. Near the wanted ones they save products; whatever they are,
+            the pairs are those of this matrix. "exact" has no use for them.
         generator: Source of the random starts; a fresh one with a fixed seed if None.
         memory: Budget such as "4GiB"; None for half of what is available. A basis
             that does not fit goes to disk.
@@ -83,7 +89,8 @@ def top_eigenpairs(
     Raises:
         ValueError: If k is not between 1 and D; if the matrix is not square, finite
             and symmetric, or the products show that it is not; if it does not fit the
-            budget with "exact"; if an option is unknown or out of its range.
+            budget with "exact"; if `start` is not finite or of another shape; if an
+            option is unknown or out of its range.
         TypeError: If it is no matrix of real floating-point numbers.
 
     Cost:
@@ -111,6 +118,8 @@ def top_eigenpairs(
         )
     limit = default_tolerance(operator_or_matrix) if tolerance is None else tolerance
     _require_positive(limit, block_size, max_matvecs)
+    if start is not None:
+        _require_start(start, dimension)
     if method == "auto":
         method = _choose(operator_or_matrix, k, which, memory)
     made: dict[str, JsonValue] = {"which": which, "tolerance": limit}
@@ -134,10 +143,12 @@ def top_eigenpairs(
         "k": k,
         "block_size": min(block_size or BLOCK, dimension),
         "seed": first_seed(generator),
+        "num_start": 0 if start is None else start.shape[1],
     }
     most = max_matvecs or max(2000, 200 * k)
     checkpoint = Checkpoint(run, name, made) if run else None
-    return _by_lanczos(operator_or_matrix, made, most, resolve(memory), checkpoint)
+    budget = resolve(memory)
+    return _by_lanczos(operator_or_matrix, made, most, start, budget, checkpoint)
 
 
 def default_tolerance(operand: Operand) -> float:
@@ -198,6 +209,7 @@ def _by_lanczos(
     operand: Operand,
     made: dict[str, JsonValue],
     max_matvecs: int,
+    start: Tensor | None,
     memory: int,
     checkpoint: Checkpoint | None,
 ) -> Eigenpairs:
@@ -212,6 +224,7 @@ def _by_lanczos(
         block_size=cast("int", made["block_size"]),
         max_matvecs=max_matvecs,
         seed=cast("int", made["seed"]),
+        start=start,
         memory=memory,
         checkpoint=checkpoint,
     )
@@ -247,3 +260,16 @@ def _require_positive(
     for name, count in (("block_size", block_size), ("max_matvecs", max_matvecs)):
         if count is not None and count < 1:
             raise ValueError(f"{name} must be at least 1; got {count}.")
+
+
+def _require_start(start: Tensor, dimension: int) -> None:
+    if start.ndim != 2 or len(start) != dimension or not start.shape[1]:
+        raise ValueError(
+            f"start must hold vectors as columns, shape ({dimension}, vector); got "
+            f"{tuple(start.shape)}. Pass pairs.vectors of a matrix of this size."
+        )
+    if not bool(torch.isfinite(start).all()):
+        raise ValueError(
+            "start must be finite; it holds NaN or infinity. Leave it out to begin "
+            "with random vectors."
+        )

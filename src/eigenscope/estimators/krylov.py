@@ -89,8 +89,16 @@ class KrylovSpace:
             dtype=products.dtype,
             device=products.device,
         )
+        self.lead(rows)
+
+    def lead(self, rows: Float[Tensor, "vector dim"]) -> None:
+        """Let W be some vectors, less their part in V.
+
+        Args:
+            rows: The vectors, overwritten; of length √D or so.
+        """
         self._basis.remove(rows[None])
-        self._next, _ = self._orthonormal(rows, scale=float(products.dim) ** 0.5)
+        self._next, _ = self._orthonormal(rows, scale=float(self._products.dim) ** 0.5)
         self._coupling = np.zeros((len(self._next), self.size))
 
     def expand(self) -> None:

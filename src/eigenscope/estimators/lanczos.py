@@ -14,11 +14,13 @@ from eigenscope.estimators.checkpoint import Checkpoint
 from eigenscope.estimators.interruption import Interrupted
 from eigenscope.estimators.krylov import KrylovSpace, Ritz
 from eigenscope.estimators.order import Which, best_first
+from eigenscope.estimators.probes import draw_probes
 from eigenscope.estimators.products import Products
 from eigenscope.progress import progress
 
 _MISSED: Final = 10.0  # growth, over √D, of a missed eigenvector before it is ruled out
 _POLISHES: Final = 3
+_INDEPENDENT: Final = 1e-3  # of the longest direction, for one of a start to count
 _MARGIN: Final = 0.5  # of the tolerance, for what the recurrence does not see
 
 
@@ -62,6 +64,7 @@ class Search:
         block_size: Vectors in a block.
         max_matvecs: Products that may be taken; the last step may exceed it.
         seed: Seed of the random blocks.
+        start: Vectors to begin with, as columns; a random block if None.
         memory: Bytes for the basis; what does not fit goes to disk.
         checkpoint: Where the state goes at every restart.
 
@@ -79,6 +82,7 @@ class Search:
         block_size: int,
         max_matvecs: int,
         seed: int,
+        start: Float[Tensor, "dim vector"] | None,
         memory: int,
         checkpoint: Checkpoint | None,
     ) -> None:
@@ -89,6 +93,7 @@ class Search:
         self._checkpoint = checkpoint
         self._capacity = basis_capacity(products, k, block_size, memory)
         self._space = KrylovSpace(products, seed=seed, memory=memory)
+        self._start, self._seed = start, seed
         self._sealed: np.ndarray | None = None
         self._steps = 0
         self._num_confirmed = self._num_restarts = 0
@@ -114,13 +119,33 @@ class Search:
         saved = self._checkpoint.load() if self._checkpoint else None
         state, vectors = saved or ({}, None)
         if vectors is None:
-            self._space.draw(self._block_size)
+            self._begin_anew()
             return
         self._space.take_up(state, vectors.to(self._products.device))
         counts = (int(count) for count in state["search"])
         self._products.count, self._steps = next(counts), next(counts)
         self._num_confirmed, self._num_restarts = counts
         self._sealed = state["sealed"] if len(state["sealed"]) else None
+
+    def _begin_anew(self) -> None:
+        """Begin with mixtures of the start's directions, or with a random block.
+
+        A block as wide as the start would have to stay so wide: mixtures find all
+        of its directions within a few more steps.
+        """
+        products = self._products
+        if self._start is not None:
+            wide = self._start.detach().to(products.device, torch.float64)
+            left, lengths, _ = torch.linalg.svd(wide, full_matrices=False)
+            rows = left[:, lengths > _INDEPENDENT * lengths[0]].T
+            count = min(self._block_size, len(rows))
+            mixing = draw_probes(
+                range(count), len(rows), seed=self._seed, device=products.device
+            )
+            mixed = (mixing @ rows) * (products.dim / max(1, len(rows))) ** 0.5
+            self._space.lead(mixed.to(products.dtype))
+        if not self._space.num_next:
+            self._space.draw(self._block_size)
 
     def _iterate(self) -> None:
         """Expand the space until what is wanted is there."""

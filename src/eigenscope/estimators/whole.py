@@ -141,7 +141,7 @@ def spectrum(
             "factorization='svd' and rank_bound are for method='exact'; got "
             f"method={method!r}. Leave them out, or compute the exact spectrum."
         )
-    _require_sizes(tolerance, max_probes, max_steps, num_outer)
+    require_sizes(tolerance, max_probes, max_steps, num_outer)
     made: dict[str, JsonValue] = {
         "method": method,
         "operator": type(operator_or_matrix).__name__,
@@ -216,9 +216,20 @@ def _sampled(
     return sampling.run()
 
 
-def _require_sizes(
+def require_sizes(
     tolerance: float, max_probes: int, max_steps: int, num_outer: int
 ) -> None:
+    """Raise unless the sizes of an estimate are in their ranges.
+
+    Args:
+        tolerance: Error of the estimate, relative to mean |λ|.
+        max_probes: The most probes.
+        max_steps: The most products for each of them.
+        num_outer: Dimension of the Krylov space that finds the outer eigenpairs.
+
+    Raises:
+        ValueError: If one is not.
+    """
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance must be finite and at least 0; got {tolerance}.")
     least = {"max_probes": (max_probes, 2), "max_steps": (max_steps, 2)}

@@ -14,17 +14,15 @@ from eigenscope.estimators import spectrum, top_eigenpairs
 from eigenscope.experiments.records import budget_of, require_same_problem
 from eigenscope.experiments.tails import finite
 from eigenscope.operators import (
-    Fisher,
-    GaussNewton,
-    Hessian,
+    Curvature,
     SymmetricOperator,
+    curvature,
     layer_blocks,
 )
 from eigenscope.problem import Problem
 from eigenscope.spectra import Eigenpairs, Spectrum
 from eigenscope.store import Run
 
-Curvature = Literal["hessian", "gauss-newton", "fisher"]
 Layers = Literal["parameter", "module"]
 CurvatureMethod = Literal["auto", "exact", "slq", "kpm"]
 
@@ -113,7 +111,7 @@ def prepare_curvature(
     if run is not None:
         require_same_problem(run, problem)
         memory = budget_of(run, plan.memory)
-    return {name: _operator(problem, name, memory) for name in plan.operators}
+    return {name: curvature(problem, name, memory=memory) for name in plan.operators}
 
 
 def run_curvature(
@@ -198,16 +196,6 @@ def load_curvature_results(run: Run) -> tuple[CurvatureResult, ...]:
                 )
             )
     return tuple(found)
-
-
-def _operator(
-    problem: Problem, name: Curvature, memory: str | int | None
-) -> SymmetricOperator:
-    if name == "hessian":
-        return Hessian(problem, memory=memory)
-    if name == "gauss-newton":
-        return GaussNewton(problem, memory=memory)
-    return Fisher(problem, kind="empirical", memory=memory)
 
 
 def _write_spectrum(

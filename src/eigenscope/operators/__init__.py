@@ -13,6 +13,7 @@ from eigenscope.operators.gauss_newton import GaussNewton
 from eigenscope.operators.gram import Gram, StoredGram, gram
 from eigenscope.operators.hessian import Hessian
 from eigenscope.operators.jacobian import InputJacobian
+from eigenscope.operators.kinds import Curvature, curvature
 from eigenscope.operators.ntk import NTK
 from eigenscope.operators.parameter_jacobian import ParameterJacobian
 from eigenscope.operators.stored_rows import StoredRows
@@ -20,6 +21,7 @@ from eigenscope.operators.stored_rows import StoredRows
 __all__ = [
     "NTK",
     "Combination",
+    "Curvature",
     "Dense",
     "Fisher",
     "GaussNewton",
@@ -32,6 +34,7 @@ __all__ = [
     "StoredGram",
     "StoredRows",
     "SymmetricOperator",
+    "curvature",
     "gram",
     "layer_blocks",
 ]

@@ -2,15 +2,33 @@
 
 from eigenscope.training.classifier import TrainingLog, accuracy, train_classifier
 from eigenscope.training.history import History
+from eigenscope.training.measures import (
+    CurvatureEigenvalues,
+    CurvatureSpectra,
+    CurvatureTrace,
+    JacobianSpectrum,
+    LayerDistances,
+    TailExponent,
+    TargetAlignment,
+    WeightSpectra,
+)
 from eigenscope.training.recorder import Measure, Recorder
 from eigenscope.training.schedule import Schedule
 
 __all__ = [
+    "CurvatureEigenvalues",
+    "CurvatureSpectra",
+    "CurvatureTrace",
     "History",
+    "JacobianSpectrum",
+    "LayerDistances",
     "Measure",
     "Recorder",
     "Schedule",
+    "TailExponent",
+    "TargetAlignment",
     "TrainingLog",
+    "WeightSpectra",
     "accuracy",
     "train_classifier",
 ]

@@ -2,21 +2,18 @@
 
 import json
 import math
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal, Protocol, final, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, final, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from eigenscope._types import JsonValue, require_choice
-from eigenscope.problem import DataChangedError, left_as_found, state_digest
 from eigenscope.spectra import Spectrum
 from eigenscope.store import Run, write_atomically
+from eigenscope.training.continuation import save_states, take_up_states
 from eigenscope.training.history import History, record_name
 from eigenscope.training.schedule import Schedule
-
-Mode = Literal["eval", "as_is"]
+from eigenscope.training.untouched import Mode, untouched
 
 
 @runtime_checkable
@@ -96,6 +93,7 @@ class Recorder:
         run.record_settings(
             {"measures": names, "schedule": self.schedule.to_json(), "mode": mode}
         )
+        take_up_states(run, self._measures)
 
     def record(self, model: nn.Module, number: int) -> bool:
         """Measure and save, if this epoch or step is due and not there yet.
@@ -116,10 +114,11 @@ class Recorder:
             return False
         entries: dict[str, Any] = {}
         for name, measure in self._measures.items():
-            with self._run.stage(name), _untouched(model, self._mode, name):
+            with self._run.stage(name), untouched(model, self._mode, name):
                 found = measure(model)
             for key, value in _flattened(name, found):
                 entries[key] = self._saved(number, len(entries), key, value)
+        save_states(self._run, self._measures, number)
         content = {"number": number, "entries": entries}
         write_atomically(marker, json.dumps(content, allow_nan=False))
         return True
@@ -164,29 +163,3 @@ def _number(name: str, value: Any) -> float | None:
             f"stderr, or a mapping of these; {name!r} gave {type(value).__name__}."
         ) from error
     return number if math.isfinite(number) else None
-
-
-@contextmanager
-def _untouched(model: nn.Module, mode: Mode, name: str) -> Generator[None]:
-    """Give back mode, gradients and random states; refuse changed weights."""
-    modes = [(module, module.training) for module in model.modules()]
-    parameters = [(p, p.grad, p.requires_grad) for p in model.parameters()]
-    before = state_digest(model)
-    try:
-        with left_as_found(model, every_buffer=True), torch.enable_grad():
-            if mode == "eval":
-                model.eval()
-            for parameter, _, _ in parameters:
-                parameter.grad = None
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, gradient, required in parameters:
-            parameter.grad = gradient
-            parameter.requires_grad = required
-    if state_digest(model) != before:
-        raise DataChangedError(
-            "a measure must leave the network as it is; weights have changed "
-            f"during {name!r}. Work on a copy: copy.deepcopy(model)."
-        )
