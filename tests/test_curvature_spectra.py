@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 import eigenscope as es
-from eigenscope.operators import Gram
-from eigenscope.operators.indefinite import IndefiniteSide
+from eigenscope.jacobian import ParameterEngine
+from eigenscope.operators.small_sides import RowSide
 
 K, N = 3, sum(zoo.SIZES)
 
@@ -54,35 +54,104 @@ def check(spectrum: es.Spectrum, matrix: Tensor, rank: int) -> None:
 def test_the_spectrum_of_a_gauss_newton_matrix_comes_from_its_small_side(loss, rank):
     case = make(loss)
     operator = es.GaussNewton(zoo.problem(case))
-    assert isinstance(operator.smaller_side(), Gram)
+    assert isinstance(operator.smaller_side(), RowSide)
     found = es.spectrum(operator, method="exact")
     check(found, zoo.gauss_newton_oracle(case), rank)
     assert found.provenance["size"] == rank
     assert found.provenance["operator"] == "GaussNewton"
 
 
-def test_the_small_side_needs_memory_for_one_parameter_at_a_time_only():
+def test_small_sides_need_memory_for_themselves_and_two_samples():
     case = make("classes")
     size = 8 * (N * (K - 1)) ** 2
-    largest = 8 * N * (K - 1) * max(p.numel() for p in case.model.parameters())
-    operator = es.GaussNewton(zoo.problem(case), memory=size + largest)
-    side = operator.smaller_side()
-    assert side is not None
     roomy = es.GaussNewton(zoo.problem(case)).smaller_side()
+    tight = es.GaussNewton(zoo.problem(case), memory=size + 20_000).smaller_side()
     assert roomy is not None
-    assert_allclose(side.dense().numpy(), roomy.dense().numpy(), atol=1e-14)
-    operator = es.GaussNewton(zoo.problem(case), memory=size + largest - 8)
+    assert tight is not None
+    assert_allclose(tight.dense().numpy(), roomy.dense().numpy(), atol=1e-14)
+
+
+@pytest.mark.message
+def test_a_small_side_beyond_the_memory_of_the_operator_is_refused():
+    operator = es.GaussNewton(zoo.problem(make("classes")), memory=1000)
     side = operator.smaller_side()
     assert side is not None
-    with pytest.raises(ValueError, match="must fit in memory for this side"):
+    message = r"the \d+ × \d+ matrix takes .* budget of the operator, 1000 B.*'slq'"
+    with pytest.raises(ValueError, match=message):
         side.dense()
+
+
+@pytest.mark.parametrize("loss", ["classes", "any"])
+@pytest.mark.parametrize("kind", [es.Hessian, es.GaussNewton])
+def test_all_blocks_share_one_engine_for_rows_and_one_for_columns(
+    monkeypatch, kind, loss
+):
+    case = make(loss)
+    operator = kind(zoo.problem(case))
+    blocks = es.layer_blocks(operator)
+    engines: list[list[str]] = []
+    start = ParameterEngine.__init__
+
+    def counted(self: ParameterEngine, problem: es.Problem, **options: Any) -> None:
+        engines.append(list(problem.params))
+        start(self, problem, **options)
+
+    monkeypatch.setattr(ParameterEngine, "__init__", counted)
+    matrix = zoo.gauss_newton_oracle(case)
+    for name, block in reversed(blocks.items()):
+        rows = operator.layout.columns[name]
+        oracle = torch.linalg.eigvalsh(matrix[rows, rows]).numpy()
+        side = block.factor.smaller_side()  # type: ignore[attr-defined]
+        found = (block.factor.dense if side is None else side.dense)()  # type: ignore[attr-defined]
+        nonzero = np.linalg.eigvalsh(found.numpy())
+        scale = 1e-12 * np.abs(oracle).max()
+        assert_allclose(np.sort(nonzero)[-5:], oracle[-5:], atol=scale)
+        assert_allclose(nonzero.sum(), oracle.sum(), atol=10 * scale)
+    assert len(engines) == 2
+    assert sorted(name for own in engines for name in own) == sorted(blocks)
+
+
+def test_blocks_that_share_parameters_or_exceed_the_memory_are_computed_alone():
+    case = make("classes")
+    groups = {"first": "0.*", "weights": ["0.weight", "2.weight"], "one": "2.bias"}
+    size = 8 * (N * (K - 1)) ** 2
+    matrix = zoo.gauss_newton_oracle(case)
+    for by, memory in ((groups, None), ("parameter", size + 20_000)):
+        operator = es.GaussNewton(zoo.problem(case), memory=memory)
+        for block in es.layer_blocks(operator, by=by).values():  # type: ignore[arg-type]
+            names = list(block.problem.params)  # type: ignore[attr-defined]
+            columns = operator.layout.columns
+            rows = torch.cat([torch.arange(len(matrix))[columns[n]] for n in names])
+            oracle = torch.linalg.eigvalsh(matrix[rows][:, rows]).numpy()
+            found = es.spectrum(block, method="exact")
+            assert found.moment(1) * found.dimension == pytest.approx(oracle.sum())
+            assert_allclose(found.values[-2:], oracle[-2:], atol=1e-12)
+
+
+def test_a_dense_form_with_more_parameters_than_rows_is_that_of_the_oracle():
+    case = make("any")
+    block = es.layer_blocks(es.GaussNewton(zoo.problem(case)))["2.weight"]
+    rows = es.GaussNewton(zoo.problem(case)).layout.columns["2.weight"]
+    oracle = zoo.gauss_newton_oracle(case)[rows, rows]
+    assert_allclose(block.dense().numpy(), oracle.numpy(), atol=1e-12)
+
+
+def test_auto_forms_matrices_whose_dense_form_needs_no_products(monkeypatch):
+    monkeypatch.setattr("eigenscope.estimators.whole.FEW_ROWS", 5)
+    operator = es.Hessian(zoo.problem(make("classes")))
+    block = es.layer_blocks(operator)["2.weight"]
+    assert es.spectrum(block).exact
+    assert not es.spectrum(operator).exact
+    few = "eigenscope.operators.small_sides.SmallSides.has_few_rows"
+    monkeypatch.setattr(few, lambda *_: False)
+    assert es.spectrum(block).exact
 
 
 def test_a_loss_that_is_not_convex_has_a_small_side_with_both_signs():
     case = make("any")
     operator = es.GaussNewton(zoo.problem(case))
     side = operator.smaller_side()
-    assert isinstance(side, IndefiniteSide)
+    assert isinstance(side, RowSide)
     matrix = zoo.gauss_newton_oracle(case)
     assert torch.linalg.eigvalsh(matrix)[0] < -0.01
     check(es.spectrum(operator), matrix, 2 * N * K)
@@ -108,6 +177,7 @@ def test_layers_of_a_piecewise_linear_network_have_exact_spectra():
         found = es.spectrum(blocks[name], method="exact")
         check(found, matrix[rows, rows], N * (K - 1))
         assert found.provenance["recognized"] == "Gauss-Newton block"
+        assert found.provenance["side"] == "samples × outputs"
     assert operator.smaller_side() is None
     whole = es.spectrum(operator)
     assert len(whole.values) == len(matrix)

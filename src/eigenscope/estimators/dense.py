@@ -149,6 +149,8 @@ def _eigenvalues(
         "dtype": loaded.dtype,
         "asymmetry": loaded.asymmetry,
     }
+    if isinstance(source, SymmetricOperator):
+        made |= source.remarks()
     if isinstance(operand, SymmetricOperator):
         made |= {"operator": type(operand).__name__, **operand.remarks()}
     return values, floor, made

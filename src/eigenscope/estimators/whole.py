@@ -1,7 +1,7 @@
 """Spectra of a whole operator: exact where they fit, else estimated with an error."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 
@@ -24,11 +24,19 @@ from eigenscope.estimators.probes import first_seed
 from eigenscope.estimators.products import Products
 from eigenscope.estimators.quadrature import LanczosSampler
 from eigenscope.estimators.sampling import Sampling
-from eigenscope.operators import Dense, Gram, LinearOperator, StoredGram
+from eigenscope.operators import (
+    CurvatureOperator,
+    Dense,
+    Gram,
+    LinearOperator,
+    StoredGram,
+)
 from eigenscope.spectra import Spectrum
 from eigenscope.store import Run
 
 Method = Literal["auto", "exact", "slq", "kpm"]
+
+_FORMED_ROWS: Final = 10_000  # of a matrix whose dense form costs no products
 
 
 def spectrum(
@@ -165,6 +173,9 @@ def _choose(
     is_known = not isinstance(source, LinearOperator) or source is not operand
     is_known |= isinstance(source, Dense | Gram | StoredGram)
     most = MOST_ROWS if is_known else FEW_ROWS
+    if most == FEW_ROWS < source.shape[0] <= _FORMED_ROWS:
+        is_formed = isinstance(source, CurvatureOperator) and source.has_cheap_dense()
+        most = _FORMED_ROWS if is_formed else FEW_ROWS
     if source.shape[0] <= most and fits(lambda: spectrum_bytes(operand), memory):
         return "exact"
     return "slq"

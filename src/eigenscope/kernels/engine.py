@@ -51,6 +51,8 @@ class KernelEngine:
         method: How the parts are computed.
         free_bytes: Memory for gradients.
         settings: Those of an earlier run, to repeat it.
+        source: What differentiates other numbers of the rows than the problem's
+            output; None for that.
 
     Raises:
         ValueError: If the problem has no parameters, or the gradients of a single
@@ -71,6 +73,7 @@ class KernelEngine:
         method: KernelMethod,
         free_bytes: int,
         settings: KernelSettings | None = None,
+        source: ParameterEngine | None = None,
     ) -> None:
         require_choice("outputs", outputs, KernelOutputs)
         require_choice("method", method, KernelMethod)
@@ -82,7 +85,7 @@ class KernelEngine:
         self.problem = problem
         self.outputs: KernelOutputs = outputs
         self.dtype = torch.float32 if problem.dtype in _HALF else problem.dtype
-        self._left = ParameterEngine(problem)
+        self._left = source or ParameterEngine(problem)
         self._right = ParameterEngine(other) if other is not None else self._left
         self._is_symmetric = other is None
         self._free_bytes = free_bytes
@@ -105,6 +108,17 @@ class KernelEngine:
             block_size=self._block_size(),
             forms={name: choice.form for name, choice in self.choices.items()},
         )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the kernel."""
+        k = self._left.num_outputs if self.outputs == "full" else 1
+        return k * self.problem.num_samples, k * self._right.problem.num_samples
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether rows and columns are the same samples."""
+        return self._is_symmetric
 
     @property
     def sample_bytes(self) -> int:

@@ -56,20 +56,39 @@ def kernel_matrices(
         method=method,
         free_bytes=budget - needed,
     )
+    return engine_matrices(engine, groups)
+
+
+def engine_matrices(
+    engine: KernelEngine, groups: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Compute the kernels of groups of parameters with an engine that is there.
+
+    Args:
+        engine: The engine.
+        groups: Each of its parameters to the name of its group.
+
+    Returns:
+        Group to kernel, as `kernel_matrices`.
+
+    Raises:
+        ValueError: If a kernel is not finite.
+    """
+    shape, device = engine.shape, engine.problem.device
     results = {
-        name: large_empty(shape, dtype=engine.dtype, device=problem.device).zero_()
-        for name in names
+        name: large_empty(shape, dtype=engine.dtype, device=device).zero_()
+        for name in dict.fromkeys(groups.values())
     }
     scratch = Scratch()
     for i, j, left, right in engine.pairs():
         del i, j
         for a in left:
             for b in right:
-                add_blocks(results, groups, a, b, (0, 0), outputs, scratch)
+                add_blocks(results, groups, a, b, (0, 0), engine.outputs, scratch)
     for result in results.values():
-        if other is None:
+        if engine.is_symmetric:
             mirror_lower(result)
-        require_finite_kernel(result, each)
+        require_finite_kernel(result, shape[0] // engine.problem.num_samples)
     return results
 
 

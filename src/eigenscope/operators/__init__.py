@@ -7,6 +7,7 @@ from eigenscope.operators.base import (
     SymmetricOperator,
 )
 from eigenscope.operators.blocks import layer_blocks
+from eigenscope.operators.curvature import CurvatureOperator
 from eigenscope.operators.dense import Dense
 from eigenscope.operators.fisher import Fisher
 from eigenscope.operators.gauss_newton import GaussNewton
@@ -22,6 +23,7 @@ __all__ = [
     "NTK",
     "Combination",
     "Curvature",
+    "CurvatureOperator",
     "Dense",
     "Fisher",
     "GaussNewton",

@@ -19,7 +19,8 @@ def layer_blocks(
 
     The blocks share the recordings of the operator, so that all of them together cost
     one forward and one backward pass beside their products, and a product of a block
-    ends where its layer is reached.
+    ends where its layer is reached. The small matrices behind their exact spectra are
+    computed together, too.
 
     Args:
         operator: A Hessian, Gauss-Newton or Fisher matrix, or a sum, difference,
@@ -54,7 +55,9 @@ def layer_blocks(
             groups.setdefault(key, []).append(name)
     else:
         groups = dict(by)
-    return {name: restricted(operator, params) for name, params in groups.items()}
+    blocks = {name: restricted(operator, params) for name, params in groups.items()}
+    _share_sides(list(blocks.values()))
+    return blocks
 
 
 def restricted(
@@ -65,6 +68,20 @@ def restricted(
         terms = [(c, restricted(part, params)) for c, part in operator.terms]
         return Combination(terms, shift=operator.shift)
     return cast("CurvatureOperator", operator).restricted(params)
+
+
+def _share_sides(blocks: Sequence[SymmetricOperator]) -> None:
+    """Have the small matrices of blocks without common parameters made together."""
+    first = blocks[0] if blocks else None
+    if isinstance(first, Combination):
+        sums = [block.terms for block in blocks if isinstance(block, Combination)]
+        for terms in zip(*sums, strict=True):
+            _share_sides([part for _, part in terms])
+        return
+    factors = [block.factor for block in blocks if isinstance(block, CurvatureOperator)]
+    names = [name for factor in factors for name in factor.parameters]
+    if factors and len(set(names)) == len(names):
+        factors[0].share_sides(factors)
 
 
 def _parameters_of(operator: object) -> list[str]:

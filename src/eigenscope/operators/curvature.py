@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from eigenscope.losses import Risk
 from eigenscope.operators.base import SymmetricOperator
+from eigenscope.operators.curvature_factor import OutputFactor
 from eigenscope.operators.curvature_products import CurvatureProducts
 from eigenscope.problem import ParameterLayout, Problem
 
@@ -26,12 +27,18 @@ class CurvatureOperator(SymmetricOperator):
         risk: L(θ), with its value.
         layout: Which rows and columns belong to which parameter.
         products: What multiplies.
+        factor: F of the Gauss-Newton or Fisher matrix Fᵀ D F of these parameters.
     """
 
     problem: Problem
     risk: Risk
     layout: ParameterLayout
     products: CurvatureProducts
+    factor: OutputFactor
+
+    @abstractmethod
+    def has_cheap_dense(self) -> bool:
+        """Return whether the dense form costs a pass, not a product for each row."""
 
     @abstractmethod
     def restricted(self, params: str | Sequence[str]) -> "CurvatureOperator":

@@ -22,13 +22,7 @@ from eigenscope.problem import ParameterLayout, Problem
 
 
 class OutputCurvature(CurvatureOperator):
-    """Jᵀ M J with M block-diagonal over samples.
-
-    Attributes:
-        factor: What it is a product of.
-    """
-
-    factor: OutputFactor
+    """Jᵀ M J with M block-diagonal over samples."""
 
     @final
     def set_rule(self, risk: Risk, rule: MatrixRule, memory: str | int | None) -> None:
@@ -62,6 +56,11 @@ class OutputCurvature(CurvatureOperator):
     @override
     def dense(self) -> Float[Tensor, "row column"]:
         return self.factor.dense()
+
+    @final
+    @override
+    def has_cheap_dense(self) -> bool:
+        return True
 
     @final
     @override

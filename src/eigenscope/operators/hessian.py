@@ -105,12 +105,14 @@ class Hessian(CurvatureOperator):
         self.products = CurvatureProducts(self.risk, record, memory=memory)
         gauss_newton = GaussNewton.of(self.risk, memory)
         self.comparison = Comparison(self.products, gauss_newton)
+        self.factor = gauss_newton.factor
 
     @override
     def restricted(self, params: str | Sequence[str]) -> "Hessian":
         other = restriction(self, params)
         own = self.comparison.gauss_newton.restricted(list(other.problem.params))
         other.comparison = Comparison(other.products, own)
+        other.factor = own.factor
         return other
 
     @override
@@ -140,6 +142,10 @@ class Hessian(CurvatureOperator):
         if not self.comparison.is_known_equal:
             return {}
         return {"recognized": "Gauss-Newton block"}
+
+    @override
+    def has_cheap_dense(self) -> bool:
+        return self.shape[0] > _VECTORS_AT_ONCE and self.comparison.is_equal
 
     @override
     def smaller_side(self) -> SymmetricOperator | None:
