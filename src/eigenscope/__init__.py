@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         Schedule,
         TailExponent,
         TargetAlignment,
+        TracePenalty,
         WeightSpectra,
     )
 
@@ -110,6 +111,7 @@ __all__ = [
     "Summary",
     "TailExponent",
     "TargetAlignment",
+    "TracePenalty",
     "Verdict",
     "WeightSpectra",
     "apply_function",
@@ -156,6 +158,7 @@ _HOMES = {
     "LayerDistances": "training",
     "TailExponent": "training",
     "TargetAlignment": "training",
+    "TracePenalty": "training",
     "WeightSpectra": "training",
     "Bulk": "analysis",
     "DataChangedError": "problem",

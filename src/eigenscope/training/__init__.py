@@ -13,6 +13,7 @@ from eigenscope.training.measures import (
     WeightSpectra,
 )
 from eigenscope.training.recorder import Measure, Recorder
+from eigenscope.training.regularization import TracePenalty
 from eigenscope.training.schedule import Schedule
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Schedule",
     "TailExponent",
     "TargetAlignment",
+    "TracePenalty",
     "TrainingLog",
     "WeightSpectra",
     "accuracy",
