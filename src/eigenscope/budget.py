@@ -6,6 +6,8 @@ from typing import Final
 
 import psutil
 
+from eigenscope.distributed import agreed_bytes
+
 AVAILABLE_FRACTION: Final = 0.5
 
 _SYSTEM_ROOT: Final = Path("/")
@@ -97,6 +99,9 @@ def available_memory() -> int:
 def resolve(memory: str | int | None) -> int:
     """Bytes of a memory budget: as given, or half of what is available.
 
+    Of each process, where ranks share the work: half of a host's memory is divided
+    among them once, and is the same on all.
+
     Args:
         memory: A size as `parse_bytes` reads it; `AVAILABLE_FRACTION` of
             `available_memory()` if None.
@@ -113,7 +118,7 @@ def resolve(memory: str | int | None) -> int:
     """
     if memory is not None:
         return parse_bytes(memory)
-    budget = int(available_memory() * AVAILABLE_FRACTION)
+    budget = agreed_bytes(int(available_memory() * AVAILABLE_FRACTION))
     if budget < 1:
         raise ValueError(
             "a default memory budget needs available memory, and there is none left; "

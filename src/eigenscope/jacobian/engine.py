@@ -1,5 +1,6 @@
 """The engine behind parameter Jacobians: rules where they are proven, else autograd."""
 
+import copy
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, final
@@ -105,6 +106,12 @@ class ParameterEngine:
             head=self._head,
             num_outputs=self.num_outputs,
         )
+
+    def whole(self) -> "ParameterEngine":
+        """Return the same engine for all samples, whoever shares them."""
+        other = copy.copy(self)
+        other.problem = self.problem.whole()
+        return other
 
     def chunks(
         self, size: int | None = None, *, boundary: int | None = None

@@ -326,7 +326,7 @@ def input_jacobian(
         >>> torch.equal(J[0], linear.weight)
         True
     """
-    problem = Problem(model, x, output=output)
+    problem = Problem(model, x, output=output, ranks="own")
     engine = InputJacobianEngine(problem)
     shape = (problem.num_samples, problem.num_outputs, *engine.sample_shape)
     result = writable_empty(shape, dtype=problem.dtype, device=problem.device)

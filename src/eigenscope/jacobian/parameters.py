@@ -57,7 +57,7 @@ def parameter_jacobian(
         ((4, 2, 2, 3), [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
     """
     data = x if isinstance(x, Tensor) else [x]
-    problem = Problem(model, data, output=output, params=params)
+    problem = Problem(model, data, output=output, params=params, ranks="own")
     engine = ParameterEngine(problem)
     if create_graph:
         inputs = _moved(x, problem)
@@ -112,7 +112,7 @@ def per_sample_gradients(
         True
     """
     data: object = (x, y) if isinstance(x, Tensor) else [(x, y)]
-    problem = Problem(model, data, loss=loss, params=params)
+    problem = Problem(model, data, loss=loss, params=params, ranks="own")
 
     def head(raw: Tensor, targets: Any) -> Tensor:
         return per_sample_losses(loss, raw, targets).unsqueeze(1)

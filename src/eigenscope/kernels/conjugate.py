@@ -65,8 +65,10 @@ def conjugate_kernel(
     """
     if x2 is not None:
         require_alike(x1, x2)
-    first = Problem(model, data_of(x1), params=[])
-    second = None if x2 is None else Problem(model, data_of(x2), params=[])
+    first = Problem(model, data_of(x1), params=[], ranks="own")
+    second = None
+    if x2 is not None:
+        second = Problem(model, data_of(x2), params=[], ranks="own")
     return conjugate_of(first, second, layer, memory)
 
 
@@ -183,14 +185,16 @@ def _watched(model: nn.Module, layer: str | None, watch: _Watch) -> list[Any]:
 
 def _features(problem: Problem, layer: str | None, memory: str | int | None) -> Tensor:
     """Return the features of all samples."""
-    result = torch.empty(0)
-    for batch in problem.batches.chunks(_CHUNK):
-        found = features_of(problem, layer, batch)
-        if batch.start == 0:
-            shape = (problem.num_samples, found.shape[1])
-            _require_room(problem.num_samples, 0, found, memory)
-            result = large_empty(shape, dtype=found.dtype, device=found.device)
-        result[batch.start : batch.start + batch.size] = found
+    example = features_of(problem, layer, problem.batches.first(1))
+    _require_room(problem.num_samples, 0, example, memory)
+    shape = (problem.num_samples, example.shape[1])
+    result = large_empty(shape, dtype=example.dtype, device=example.device)
+    if problem.ranks.size > 1:
+        result.zero_()
+    with problem.ranks.sum_over_ranks(result):
+        for batch in problem.batches.chunks(_CHUNK):
+            found = features_of(problem, layer, batch)
+            result[batch.start : batch.start + batch.size] = found
     return result
 
 

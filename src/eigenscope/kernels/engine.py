@@ -62,6 +62,7 @@ class KernelEngine:
         problem: The samples of the rows.
         choices: How each parameter's part is computed.
         dtype: Type of the sums: float32 for models of half precision.
+        ranks: Who shares the pairs.
     """
 
     def __init__(
@@ -82,10 +83,13 @@ class KernelEngine:
                 "a tangent kernel needs parameters; the model has none that requires "
                 "gradients. Name frozen ones: params='*' takes them all."
             )
-        self.problem = problem
+        # Pairs are dealt out to the ranks, not samples.
+        self.ranks = problem.ranks
+        self.problem = problem = problem.whole()
+        other = None if other is None else other.whole()
         self.outputs: KernelOutputs = outputs
         self.dtype = torch.float32 if problem.dtype in _HALF else problem.dtype
-        self._left = source or ParameterEngine(problem)
+        self._left = source.whole() if source else ParameterEngine(problem)
         self._right = ParameterEngine(other) if other is not None else self._left
         self._is_symmetric = other is None
         self._free_bytes = free_bytes
@@ -142,12 +146,8 @@ class KernelEngine:
         step = step or self._block_size()
         num_left = -(-self.problem.num_samples // step)
         num_right = -(-self._right.problem.num_samples // step)
-        pairs = {
-            (i, j)
-            for i in range(num_left)
-            for j in range(i + 1 if self._is_symmetric else num_right)
-            if wanted is None or (i, j) in wanted
-        }
+        pairs = set(self.all_pairs(step))
+        pairs = pairs if wanted is None else pairs & wanted
         if self._method == "products":
             yield from self._product_pairs(step, pairs)
             return
@@ -156,6 +156,24 @@ class KernelEngine:
             columns = set(range(first, first + kept))
             mine = {pair for pair in pairs if pair[1] in columns}
             yield from self._pairs_of_columns(step, mine, columns)
+
+    def all_pairs(self, step: int | None = None) -> list[tuple[int, int]]:
+        """Return the pairs that `pairs` yields, row by row.
+
+        Args:
+            step: Samples of a range; a block if None.
+
+        Returns:
+            Row range and column range; of one set, the lower triangle.
+        """
+        step = step or self._block_size()
+        num_left = -(-self.problem.num_samples // step)
+        num_right = -(-self._right.problem.num_samples // step)
+        return [
+            (i, j)
+            for i in range(num_left)
+            for j in range(i + 1 if self._is_symmetric else num_right)
+        ]
 
     def num_passes(self, step: int | None = None) -> int:
         """Return how often the rows' samples go through the network, with `pairs`."""

@@ -79,17 +79,28 @@ def engine_matrices(
         name: large_empty(shape, dtype=engine.dtype, device=device).zero_()
         for name in dict.fromkeys(groups.values())
     }
-    scratch = Scratch()
-    for i, j, left, right in engine.pairs():
-        del i, j
-        for a in left:
-            for b in right:
-                add_blocks(results, groups, a, b, (0, 0), engine.outputs, scratch)
+    _add_pairs(engine, results, groups)
     for result in results.values():
         if engine.is_symmetric:
             mirror_lower(result)
         require_finite_kernel(result, shape[0] // engine.problem.num_samples)
     return results
+
+
+def _add_pairs(
+    engine: KernelEngine, results: Mapping[str, Tensor], groups: Mapping[str, str]
+) -> None:
+    """Add the products of all pairs, each of which one of the ranks computes."""
+    scratch, ranks = Scratch(), engine.ranks
+    with ranks.together():
+        wanted = set(ranks.deal_pairs(engine.all_pairs()))
+        for *_, left, right in engine.pairs(wanted=wanted):
+            for a in left:
+                for b in right:
+                    add_blocks(results, groups, a, b, (0, 0), engine.outputs, scratch)
+    for result in results.values():
+        with ranks.sum_over_ranks(result):
+            pass
 
 
 def add_blocks(

@@ -183,10 +183,11 @@ def problems(
     require_choice("outputs", outputs, NTKOutputs)
     if x2 is not None:
         require_alike(x1, x2)
-    first = Problem(model, data_of(x1), output=output, params=params)
+    chosen: dict[str, Any] = {"output": output, "params": params, "ranks": "own"}
+    first = Problem(model, data_of(x1), **chosen)
     second = None
     if x2 is not None:
-        second = Problem(model, data_of(x2), output=output, params=params)
+        second = Problem(model, data_of(x2), **chosen)
     if outputs == "pseudo":
         summed = summed_outputs(output)
         first = first.with_output(summed)

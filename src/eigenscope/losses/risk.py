@@ -59,22 +59,12 @@ class Risk:
     def __init__(self, problem: Problem) -> None:
         require_no_batch_statistics(problem.model, what="a risk over a data set needs")
         self.problem = problem
-        self.loss = _interpreted(problem)
-        total, count = 0.0, 0.0
-        shapes: set[tuple[int, ...]] = set()
+        self.loss = _interpreted(problem.whole())
         self.largest_batch = 0
         self.examples: list[tuple[Batch, Tensor]] = []
-        for index, (batch, raw) in enumerate(_outputs(problem)):
-            with torch.no_grad():
-                own = _checked_sums(self.loss, batch, raw, index)
-            self.largest_batch = max(self.largest_batch, batch.size)
-            if index == 0:
-                _require_unmixed(problem, batch, raw)
-                _require_twice_differentiable(self.loss, batch, raw)
-            total, count = total + own[0], count + own[1]
-            if tuple(raw.shape[1:]) not in shapes:
-                shapes.add(tuple(raw.shape[1:]))
-                self.examples.append((batch.part(0, 1).owned(), raw[:1].clone()))
+        with problem.ranks.together():
+            total, count = self._own_sums()
+        total, count = self._put_together(total, count)
         if self.loss.is_mean and count <= 0:
             raise ValueError(
                 "the risk needs at least one term that counts; the denominator of "
@@ -84,6 +74,34 @@ class Risk:
         self.denominator = count if self.loss.is_mean else 1.0
         self.value = total / self.denominator
         self._state = ModelState(problem.model)
+
+    def _own_sums(self) -> tuple[float, float]:
+        """Return numerator and denominator of this rank's samples."""
+        total, count = 0.0, 0.0
+        shapes: set[tuple[int, ...]] = set()
+        for index, (batch, raw) in enumerate(_outputs(self.problem)):
+            with torch.no_grad():
+                own = _checked_sums(self.loss, batch, raw, index)
+            self.largest_batch = max(self.largest_batch, batch.size)
+            if index == 0:
+                _require_unmixed(self.problem, batch, raw)
+                _require_twice_differentiable(self.loss, batch, raw)
+            total, count = total + own[0], count + own[1]
+            if tuple(raw.shape[1:]) not in shapes:
+                shapes.add(tuple(raw.shape[1:]))
+                self.examples.append((batch.part(0, 1).owned(), raw[:1].clone()))
+        return total, count
+
+    def _put_together(self, total: float, count: float) -> tuple[float, float]:
+        """Exchange what the ranks have found; return the whole sums."""
+        ranks = self.problem.ranks
+        if ranks.size == 1:
+            return total, count
+        starts = ranks.gather([batch.start for batch, _ in self.examples])
+        self.examples = _examples(self.problem, [s for own in starts for s in own])
+        self.largest_batch = max(ranks.gather(self.largest_batch))
+        sums = ranks.gather((total, count))
+        return sum(own for own, _ in sums), sum(own for _, own in sums)
 
     def numerator(self, raw: Tensor, targets: Any) -> Float[Tensor, ""]:
         """Return some samples' part of L(θ), which autograd can differentiate."""
@@ -111,6 +129,18 @@ class Risk:
             DataChangedError: If its weights, buffers or mode differ.
         """
         self._state.require_same("risk")
+
+
+def _examples(problem: Problem, samples: list[int]) -> list[tuple[Batch, Tensor]]:
+    """Return some samples and their raw outputs, one for every shape of these."""
+    found: dict[tuple[int, ...], tuple[Batch, Tensor]] = {}
+    for sample in samples:
+        (batch,) = map(
+            recordable_batch, problem.batches.within(range(sample, sample + 1))
+        )
+        raw = _raw(problem, batch)
+        found.setdefault(tuple(raw.shape[1:]), (batch.owned(), raw.clone()))
+    return list(found.values())
 
 
 def _interpreted(problem: Problem) -> RiskLoss:

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from eigenscope._types import JsonValue
 from eigenscope.budget import format_bytes
+from eigenscope.distributed import ALONE, Ranks
 
 _ROWS_TOGETHER = 2048
 
@@ -37,6 +38,11 @@ class LinearOperator(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """Where products are computed."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """Who shares the work of a product, all of whom must ask for it."""
+        return ALONE
 
     @abstractmethod
     def multiply(
@@ -122,7 +128,10 @@ class Jacobian(LinearOperator):
 
     @abstractmethod
     def row_blocks(self) -> Iterator[tuple[int, Float[Tensor, "row column"]]]:
-        """Yield (first row, block of whole rows) in order; a block is reused later."""
+        """Yield (first row, block of whole rows) in order; a block is reused later.
+
+        Where ranks share the work, the rows of this rank's own samples.
+        """
 
     def column_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
         """Yield all columns in panels of whole columns of at most `max_bytes` each.
@@ -148,7 +157,7 @@ class Jacobian(LinearOperator):
         yield self.dense()
 
     def row_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
-        """Yield all rows in panels of at most `max_bytes`, or of one block of rows.
+        """Yield this rank's rows in panels of at most `max_bytes`, or of one block.
 
         Args:
             max_bytes: Memory for one panel.
@@ -157,7 +166,7 @@ class Jacobian(LinearOperator):
             Panels from top to bottom; their memory is used again.
         """
         rows, columns = self.shape
-        if rows * columns * self.dtype.itemsize <= max_bytes:
+        if self.ranks.size == 1 and rows * columns * self.dtype.itemsize <= max_bytes:
             yield self.dense()
             return
         # A quarter: blocks and what makes them need memory, too.
@@ -287,6 +296,11 @@ class Combination(SymmetricOperator):
     def device(self) -> torch.device:
         return self.terms[0][1].device
 
+    @property
+    @override
+    def ranks(self) -> Ranks:
+        return self.terms[0][1].ranks
+
     @override
     def multiply(
         self, block: Float[Tensor, "column vector"]
@@ -343,6 +357,11 @@ class Transpose(LinearOperator):
     @override
     def device(self) -> torch.device:
         return self._operator.device
+
+    @property
+    @override
+    def ranks(self) -> Ranks:
+        return self._operator.ranks
 
     @override
     def multiply(

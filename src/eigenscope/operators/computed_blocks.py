@@ -47,7 +47,8 @@ class ComputedBlocks(SampleBlocks):
         self, problem: Problem, *, settings: EngineSettings | None = None
     ) -> None:
         self.problem = problem
-        self.engine = InputJacobianEngine(problem, settings=settings)
+        self.ranks = problem.ranks
+        self.engine = _engine(problem, settings)
         self.num_samples = problem.num_samples
         self.num_outputs = problem.num_outputs
         self.sample_shape = self.engine.sample_shape
@@ -68,13 +69,16 @@ class ComputedBlocks(SampleBlocks):
     @override
     def fill(self, result: SampleBlock) -> None:
         shaped = result.view(self.num_samples, self.num_outputs, *self.sample_shape)
-        for batch in self._chunks():
-            self._fill(batch, shaped[batch.start : batch.start + batch.size])
+        if self.ranks.size > 1:
+            result.zero_()
+        with self.ranks.sum_over_ranks(result):
+            for batch in self._chunks():
+                self._fill(batch, shaped[batch.start : batch.start + batch.size])
 
     @override
     def raw_outputs(self) -> Tensor:
-        result = self._empty(self.num_samples, *self.problem.raw_shape)
-        with torch.no_grad():
+        result = self._empty(self.num_samples, *self.problem.raw_shape).zero_()
+        with torch.no_grad(), self.ranks.sum_over_ranks(result):
             for batch in self._chunks():
                 rows = slice(batch.start, batch.start + batch.size)
                 with left_as_found(self.problem.model):
@@ -215,7 +219,7 @@ class ComputedBlocks(SampleBlocks):
         return progress(
             self.problem.batches.chunks(size),
             label="Jacobian",
-            total=-(-self.num_samples // size),
+            total=-(-len(self.problem.batches.samples) // size),
         )
 
     def _require_same_model(self) -> None:
@@ -224,3 +228,20 @@ class ComputedBlocks(SampleBlocks):
 
     def _empty(self, *shape: int) -> Tensor:
         return writable_empty(shape, dtype=self.dtype, device=self.device)
+
+
+def _engine(problem: Problem, settings: EngineSettings | None) -> InputJacobianEngine:
+    """Return an engine, the same on all ranks: that of rank 0, which may measure."""
+    if problem.ranks.size == 1 or settings is not None:
+        return InputJacobianEngine(problem, settings=settings)
+    made: list[InputJacobianEngine] = []
+
+    def choose() -> dict[str, Any]:
+        made.append(InputJacobianEngine(problem))
+        return made[0].settings.to_json()
+
+    chosen = problem.ranks.from_first(choose)
+    with problem.ranks.together():
+        if not made:
+            made.append(InputJacobianEngine(problem, settings=EngineSettings(**chosen)))
+    return made[0]

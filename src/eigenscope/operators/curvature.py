@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from eigenscope.distributed import Ranks
 from eigenscope.losses import Risk
 from eigenscope.operators.base import SymmetricOperator
 from eigenscope.operators.curvature_factor import OutputFactor
@@ -71,6 +72,12 @@ class CurvatureOperator(SymmetricOperator):
     @override
     def device(self) -> torch.device:
         return next(iter(self.problem.params.values())).device
+
+    @property
+    @final
+    @override
+    def ranks(self) -> Ranks:
+        return self.problem.ranks
 
     @final
     @override

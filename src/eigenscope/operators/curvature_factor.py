@@ -138,6 +138,7 @@ class OutputFactor:
             num_rows=self._num_rows,
             signs=self._signs,
             dtype=self._problem.dtype,
+            ranks=whole.ranks,
             memory=self._memory,
         )
 

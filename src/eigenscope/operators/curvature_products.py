@@ -125,18 +125,23 @@ class CurvatureProducts:
         Returns:
             Their products as columns.
         """
-        self._risk.require_same_model()
-        if self.recordings.quick is None:
-            self.recordings.quick = self._are_quick_convolutions_right()
-        with self._recording():
-            rows = recordable(block.T.contiguous())
-            result = torch.zeros_like(rows)
-            for chunk in self._chunks():
-                size = self._vectors_together()
-                for first in range(0, len(rows), size):
-                    some = slice(first, first + size)
-                    self._add_products(chunk, rows[some], result[some])
+        rows = recordable(block.T.contiguous())
+        result = torch.zeros_like(rows)
+        with self._problem.ranks.sum_over_ranks(result, same=rows):
+            self._risk.require_same_model()
+            if self.recordings.quick is None:
+                self.recordings.quick = self._are_quick_convolutions_right()
+            with self._recording():
+                self._add_all(rows, result)
         return result.T
+
+    def _add_all(self, rows: Tensor, result: Tensor) -> None:
+        """Add the products of this rank's chunks."""
+        for chunk in self._chunks():
+            size = self._vectors_together()
+            for first in range(0, len(rows), size):
+                some = slice(first, first + size)
+                self._add_products(chunk, rows[some], result[some])
 
     def _are_quick_convolutions_right(self) -> bool:
         """Compare products for the first samples with and without them."""
@@ -191,7 +196,7 @@ class CurvatureProducts:
             yield from own.kept
             return
         size = self._chunk_size()
-        total = -(-self._problem.num_samples // size)
+        total = -(-len(self._problem.batches.samples) // size)
         count = 0
         for batch in progress(
             pieces(self._problem.batches, size), label="products", total=total

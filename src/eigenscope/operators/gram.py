@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from eigenscope._types import JsonValue, Side, require_choice
 from eigenscope.budget import format_bytes, resolve
+from eigenscope.distributed import Ranks
 from eigenscope.kernels.triangles import add_lower_product, mirror_lower
 from eigenscope.operators.base import Jacobian, SymmetricOperator
 from eigenscope.operators.dense import Dense
@@ -66,6 +67,11 @@ class Gram(SymmetricOperator):
     def device(self) -> torch.device:
         return self.factor.device
 
+    @property
+    @override
+    def ranks(self) -> Ranks:
+        return self.factor.ranks
+
     def other_side(self) -> "Gram":
         """Return the Gram matrix of the other side, with the same non-zero spectrum."""
         other: Side = "columns" if self.side == "rows" else "rows"
@@ -104,20 +110,31 @@ class Gram(SymmetricOperator):
                 "write it to a run: es.gram(jacobian).write(run)."
             )
         result = torch.empty(size, size, dtype=self._accumulate, device=self.device)
-        fresh = True
-        for panel in self._panels(rest):
-            add_lower_product(result, panel, fresh=fresh)
-            fresh = False
+        if self.ranks.size > 1:
+            result.zero_()
+        if self.side == "rows":
+            # All ranks make and hold each panel, and multiply some of its columns.
+            self._add_up(result, self.factor.column_panels(rest))
+            with self.ranks.sum_over_ranks(result):
+                pass
+        else:
+            with self.ranks.sum_over_ranks(result):
+                panels = self.factor.row_panels(rest)
+                self._add_up(result, (panel.T for panel in panels))
         mirror_lower(result)
         return result
 
-    def _panels(self, max_bytes: int) -> Iterator[Tensor]:
-        """Yield matrices P with Σ P Pᵀ the Gram matrix, each within the memory."""
-        if self.side == "rows":
-            yield from self.factor.column_panels(max_bytes)
-        else:
-            for panel in self.factor.row_panels(max_bytes):
-                yield panel.T
+    def _add_up(self, result: Tensor, panels: Iterator[Tensor]) -> None:
+        """Add P Pᵀ for this rank's columns of every panel P."""
+        fresh = self.ranks.size == 1
+        for panel in panels:
+            own = panel
+            if self.side == "rows" and self.ranks.size > 1:
+                share = self.ranks.share(panel.shape[1])
+                own = panel[:, share.start : share.stop]
+            if own.shape[1]:
+                add_lower_product(result, own, fresh=fresh)
+                fresh = False
 
     def write(self, run: Run, *, name: str = "gram") -> "StoredGram":
         """Write the lower triangle into a run, tile by tile; what is there stays.

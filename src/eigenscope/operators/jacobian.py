@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from eigenscope._types import Layout, OutputName, require_choice
 from eigenscope.autodiff import writable_empty
+from eigenscope.distributed import Ranks
 from eigenscope.jacobian import EngineSettings
 from eigenscope.operators.base import Jacobian
 from eigenscope.operators.computed_blocks import ComputedBlocks
@@ -151,6 +152,11 @@ class InputJacobian(Jacobian):
         return self.source.device
 
     @property
+    @override
+    def ranks(self) -> Ranks:
+        return self.source.ranks
+
+    @property
     def engine(self) -> EngineSettings | None:
         """How the Jacobians are computed; None if they are read from a run."""
         if not isinstance(self.source, ComputedBlocks):
@@ -253,14 +259,23 @@ class InputJacobian(Jacobian):
         source = generator or torch.Generator().manual_seed(0)
         wide = sum_dtype(self.dtype)
         result = torch.zeros(num_rows, self.shape[1], dtype=wide, device=self.device)
-        for _, rows in self.row_blocks():
-            bits = torch.randint(0, 2, (len(rows), num_rows), generator=source)
-            signs = (2 * bits - 1).to(result)
-            result.addmm_(signs.T, rows.to(wide), alpha=num_rows**-0.5)
+        drawn = 0
+        with self.ranks.sum_over_ranks(result):
+            for start, rows in self.row_blocks():
+                _signs(start - drawn, num_rows, source)  # of other ranks' rows
+                signs = _signs(len(rows), num_rows, source)
+                drawn = start + len(rows)
+                result.addmm_(signs.to(result).T, rows.to(wide), alpha=num_rows**-0.5)
+        _signs(self.shape[0] - drawn, num_rows, source)
         return result.to(self.dtype)
 
     def _empty(self, shape: tuple[int, int, int]) -> Tensor:
         return writable_empty(shape, dtype=self.dtype, device=self.device)
+
+
+def _signs(count: int, num_rows: int, source: torch.Generator) -> Tensor:
+    """Draw the signs of the next rows of a Jacobian."""
+    return 2 * torch.randint(0, 2, (count, num_rows), generator=source) - 1
 
 
 def _over(source: SampleBlocks, layout: Layout) -> InputJacobian:

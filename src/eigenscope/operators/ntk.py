@@ -15,6 +15,7 @@ from eigenscope._types import (
     require_choice,
 )
 from eigenscope.budget import resolve
+from eigenscope.distributed import Ranks
 from eigenscope.kernels import KernelChoice, KernelEngine
 from eigenscope.kernels.matrices import kernel_matrices
 from eigenscope.kernels.tangent import groups_of
@@ -89,6 +90,11 @@ class NTK(SymmetricOperator):
     @override
     def device(self) -> torch.device:
         return self._jacobian.device
+
+    @property
+    @override
+    def ranks(self) -> Ranks:
+        return self.problem.ranks
 
     @cached_property
     def choices(self) -> dict[str, KernelChoice]:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from eigenscope.autodiff import large_empty, writable_empty
 from eigenscope.budget import resolve, rows_within
+from eigenscope.distributed import Ranks
 from eigenscope.jacobian import Coverage, ParameterEngine, PerSample, Plain
 from eigenscope.operators.base import Jacobian
 from eigenscope.operators.stored_rows import StoredRows
@@ -89,6 +90,11 @@ class ParameterJacobian(Jacobian):
         return next(iter(self.problem.params.values())).device
 
     @property
+    @override
+    def ranks(self) -> Ranks:
+        return self.problem.ranks
+
+    @property
     def coverage(self) -> dict[str, Coverage]:
         """How each parameter is served; kept up to date as chunks are computed."""
         return self._engine.coverage
@@ -109,9 +115,12 @@ class ParameterJacobian(Jacobian):
         k = self._engine.num_outputs
         result = large_empty(self.shape, dtype=self.dtype, device=self.device)
         blocks = result.view(-1, k, self._num_columns)
-        for batch in self._chunks():
-            rows = slice(batch.start, batch.start + batch.size)
-            self._engine.fill(batch, self._by_name(blocks[rows]))
+        if self.ranks.size > 1:
+            result.zero_()
+        with self.ranks.sum_over_ranks(result):
+            for batch in self._chunks():
+                rows = slice(batch.start, batch.start + batch.size)
+                self._engine.fill(batch, self._by_name(blocks[rows]))
         return result
 
     @override
@@ -139,15 +148,20 @@ class ParameterJacobian(Jacobian):
     ) -> Float[Tensor, "row vector"]:
         k = self._engine.num_outputs
         result = self._zeros(self.problem.num_samples, k, block.shape[1])
-        for batch in self._chunks():
-            rows = result[batch.start : batch.start + batch.size]
-            with self._engine.open(batch) as chunk:
-                for name, part in chunk.parts():
-                    for some in _groups(block.shape[1]):
-                        vectors = block[self.columns[name], some].T
-                        shape = self.problem.params[name].shape
-                        rows[:, :, some] += part.times(vectors.reshape(-1, *shape))
+        with self.ranks.sum_over_ranks(result, same=block):
+            for batch in self._chunks():
+                rows = result[batch.start : batch.start + batch.size]
+                self._add_products(batch, block, rows)
         return result.flatten(0, 1)
+
+    def _add_products(self, batch: Batch, block: Tensor, rows: Tensor) -> None:
+        """Add J X for the samples of a chunk."""
+        with self._engine.open(batch) as chunk:
+            for name, part in chunk.parts():
+                for some in _groups(block.shape[1]):
+                    vectors = block[self.columns[name], some].T
+                    shape = self.problem.params[name].shape
+                    rows[:, :, some] += part.times(vectors.reshape(-1, *shape))
 
     @override
     def multiply_transpose(
@@ -157,39 +171,46 @@ class ParameterJacobian(Jacobian):
         weights = block.view(-1, k, block.shape[1])
         wide = sum_dtype(self.dtype)
         result = self._zeros(block.shape[1], self._num_columns, dtype=wide)
-        for batch in self._chunks():
-            own = weights[batch.start : batch.start + batch.size]
-            with self._engine.open(batch) as chunk:
-                if block.shape[1] <= k:
-                    for vector, name, product in chunk.products(own):
-                        result[vector, self.columns[name]] += product.flatten()
-                    continue
-                for name, part in chunk.parts():
-                    for some in _groups(block.shape[1]):
-                        sums = part.combined(own[:, :, some])
-                        columns = result[some, self.columns[name]]
-                        columns += sums.reshape(columns.shape)
+        with self.ranks.sum_over_ranks(result, same=block):
+            for batch in self._chunks():
+                own = weights[batch.start : batch.start + batch.size]
+                self._add_transposed(batch, own, result)
         return result.T.to(self.dtype, memory_format=torch.contiguous_format)
+
+    def _add_transposed(self, batch: Batch, own: Tensor, result: Tensor) -> None:
+        """Add JᵀY for the samples of a chunk to rows, one for each column of Y."""
+        with self._engine.open(batch) as chunk:
+            if own.shape[2] <= self._engine.num_outputs:
+                for vector, name, product in chunk.products(own):
+                    result[vector, self.columns[name]] += product.flatten()
+                return
+            for name, part in chunk.parts():
+                for some in _groups(own.shape[2]):
+                    sums = part.combined(own[:, :, some])
+                    columns = result[some, self.columns[name]]
+                    columns += sums.reshape(columns.shape)
 
     @override
     def squared_row_norms(self) -> Float[Tensor, " row"]:
         k = self._engine.num_outputs
         result = self._zeros(self.shape[0] // k, k)
-        for batch in self._chunks():
-            rows = result[batch.start : batch.start + batch.size]
-            with self._engine.open(batch) as chunk:
-                for _, part in _merged(chunk.parts()):
-                    rows += part.squared_norms()
+        with self.ranks.sum_over_ranks(result):
+            for batch in self._chunks():
+                rows = result[batch.start : batch.start + batch.size]
+                with self._engine.open(batch) as chunk:
+                    for _, part in _merged(chunk.parts()):
+                        rows += part.squared_norms()
         return result.flatten()
 
     @override
     def squared_column_norms(self) -> Float[Tensor, " column"]:
         wide = sum_dtype(self.dtype)
         result = self._zeros(self._num_columns, dtype=wide)
-        for batch in self._chunks():
-            with self._engine.open(batch) as chunk:
-                for name, part in _merged(chunk.parts()):
-                    result[self.columns[name]] += part.squared_sums().flatten()
+        with self.ranks.sum_over_ranks(result):
+            for batch in self._chunks():
+                with self._engine.open(batch) as chunk:
+                    for name, part in _merged(chunk.parts()):
+                        result[self.columns[name]] += part.squared_sums().flatten()
         return result.to(self.dtype)
 
     def write(
@@ -281,7 +302,7 @@ class ParameterJacobian(Jacobian):
         return progress(
             self._engine.chunks(size, boundary=boundary),
             label="Jacobian",
-            total=-(-self.problem.num_samples // most),
+            total=-(-len(self.problem.batches.samples) // most),
         )
 
     def _by_name(self, rows: Tensor) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eigenscope.distributed import Ranks
+
 RAW_OUTPUTS = "raw_outputs"
 
 SampleBlock = Float[Tensor, "sample output input"]
@@ -22,6 +24,7 @@ class SampleBlocks(ABC):
         sample_shape: Shape of one input.
         dtype: Type of the entries.
         device: Where blocks are.
+        ranks: Who shares the work; each has the blocks of its own samples.
     """
 
     num_samples: int
@@ -30,6 +33,7 @@ class SampleBlocks(ABC):
     sample_shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    ranks: Ranks
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -42,7 +46,7 @@ class SampleBlocks(ABC):
 
     @abstractmethod
     def fill(self, result: SampleBlock) -> None:
-        """Write the Jacobians of all samples into one contiguous tensor."""
+        """Write the Jacobians of all ranks' samples into one contiguous tensor."""
 
     @abstractmethod
     def raw_outputs(self) -> Tensor:

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from eigenscope._types import JsonValue
 from eigenscope.budget import format_bytes, resolve
+from eigenscope.distributed import Ranks
 from eigenscope.jacobian import ParameterEngine
 from eigenscope.kernels import KernelEngine
 from eigenscope.kernels.matrices import engine_matrices
@@ -41,6 +42,10 @@ class SmallSides:
         signs: ±1 for each row of a sample, D in Fᵀ D F; None for all +1.
         dtype: Of the parameters.
         memory: Budget for the matrices and what is kept to compute them.
+        ranks: Who shares the work.
+
+    Attributes:
+        ranks: The same.
     """
 
     def __init__(
@@ -53,7 +58,9 @@ class SmallSides:
         signs: Float[Tensor, " row"] | None,
         dtype: torch.dtype,
         memory: str | int | None,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self._engine_of = engine_of
         self._groups = [tuple(names) for names in groups]
         self._num_rows = num_rows
@@ -159,19 +166,27 @@ class SmallSides:
             )
             for i in places
         }
-        for panel in jacobian.row_panels(free_bytes):
-            for i in places:
-                columns = [panel[:, jacobian.columns[name]] for name in self._groups[i]]
-                rows = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
-                if self._signs is None:
-                    add_lower_product(found[i], rows.T, fresh=False)
-                else:
-                    signs = self._signs.repeat(len(rows) // len(self._signs))
-                    found[i] += (rows.T * signs.to(rows)) @ rows
-        if self._signs is None:
-            for matrix in found.values():
+        with self.ranks.together():
+            for panel in jacobian.row_panels(free_bytes):
+                for i in places:
+                    names = self._groups[i]
+                    columns = [panel[:, jacobian.columns[name]] for name in names]
+                    self._add_rows(found[i], columns)
+        for matrix in found.values():
+            with self.ranks.sum_over_ranks(matrix):
+                pass
+            if self._signs is None:
                 mirror_lower(matrix)
         return found
+
+    def _add_rows(self, total: Tensor, columns: Sequence[Tensor]) -> None:
+        """Add FᵀF, or Fᵀ D F, for some rows of F, its columns in parts."""
+        rows = columns[0] if len(columns) == 1 else torch.cat(list(columns), 1)
+        if self._signs is None:
+            add_lower_product(total, rows.T, fresh=False)
+        else:
+            signs = self._signs.repeat(len(rows) // len(self._signs))
+            total += (rows.T * signs.to(rows)) @ rows
 
 
 @final
@@ -217,6 +232,11 @@ class RowSide(SymmetricOperator):
     @override
     def device(self) -> torch.device:
         return self._device
+
+    @property
+    @override
+    def ranks(self) -> Ranks:
+        return self._sides.ranks
 
     @override
     def multiply(

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope._types import JsonValue, OutputName, OutputSpec
+from eigenscope.distributed import ALONE, Ranks
 from eigenscope.jacobian import transform_rows
 from eigenscope.operators.sample_blocks import SampleBlock, SampleBlocks
 from eigenscope.problem import require_classes
@@ -26,6 +27,7 @@ class StoredBlocks(SampleBlocks):
 
     Attributes:
         columns: Which of the stored outputs are read.
+        tiles: Which of the tiles' samples `blocks` reads.
 
     Raises:
         ValueError: If a callable's Jacobians are stored and a named output is wanted,
@@ -54,6 +56,8 @@ class StoredBlocks(SampleBlocks):
         self.num_samples, self.num_outputs, self.input_dim = array.shape
         self.dtype = torch.from_numpy(array[:0]).dtype
         self.device = torch.device("cpu")
+        self.ranks = ALONE
+        self.tiles = range(array.grid[0])
         self.sample_shape = tuple(cast("list[int]", array.attributes["sample_shape"]))
         self.columns = range(self.num_outputs)
 
@@ -69,7 +73,9 @@ class StoredBlocks(SampleBlocks):
     def blocks(self) -> Iterator[tuple[int, SampleBlock]]:
         tile = self.array.tile_shape[0]
         buffer = torch.empty(tile, self.num_outputs, self.input_dim, dtype=self.dtype)
-        for start in range(0, self.num_samples, tile):
+        for start in range(self.tiles.start * tile, self.num_samples, tile):
+            if start >= self.tiles.stop * tile:
+                return
             stop = min(start + tile, self.num_samples)
             part = buffer[: stop - start]
             self.read(start, stop, part)
@@ -88,6 +94,12 @@ class StoredBlocks(SampleBlocks):
         part = copy.copy(self)
         part.columns = self.columns[start:stop]
         part.num_outputs = len(part.columns)
+        return part
+
+    def share_of(self, ranks: Ranks) -> "StoredBlocks":
+        """Return the same, of which `blocks` reads this rank's share of the tiles."""
+        part = copy.copy(self)
+        part.tiles = ranks.share(self.array.grid[0])
         return part
 
     def read(self, start: int, stop: int, result: SampleBlock) -> None:

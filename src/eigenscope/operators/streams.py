@@ -15,9 +15,10 @@ def streamed_product(
     jacobian: Jacobian, block: Float[Tensor, "column vector"]
 ) -> Float[Tensor, "row vector"]:
     """Return A X from one pass over the rows of A."""
-    result = block.new_empty(jacobian.shape[0], block.shape[1])
-    for start, rows in jacobian.row_blocks():
-        torch.mm(rows, block, out=result[start : start + len(rows)])
+    result = block.new_zeros(jacobian.shape[0], block.shape[1])
+    with jacobian.ranks.sum_over_ranks(result, same=block):
+        for start, rows in jacobian.row_blocks():
+            torch.mm(rows, block, out=result[start : start + len(rows)])
     return result
 
 
@@ -27,9 +28,10 @@ def streamed_transpose_product(
     """Return Aᵀ Y from one pass over the rows of A."""
     wide = sum_dtype(block.dtype)
     result = block.new_zeros(jacobian.shape[1], block.shape[1], dtype=wide)
-    for start, rows in jacobian.row_blocks():
-        part = block[start : start + len(rows)]
-        result.addmm_(rows.to(wide).T, part.to(wide))
+    with jacobian.ranks.sum_over_ranks(result, same=block):
+        for start, rows in jacobian.row_blocks():
+            part = block[start : start + len(rows)]
+            result.addmm_(rows.to(wide).T, part.to(wide))
     return result.to(block.dtype)
 
 
@@ -40,25 +42,30 @@ def streamed_gram_product(
     wide = sum_dtype(block.dtype)
     vectors = block.to(wide)
     result = torch.zeros_like(vectors)
-    for _, rows in jacobian.row_blocks():
-        part = rows.to(wide)
-        result.addmm_(part.T, part @ vectors)
+    with jacobian.ranks.sum_over_ranks(result, same=block):
+        for _, rows in jacobian.row_blocks():
+            part = rows.to(wide)
+            result.addmm_(part.T, part @ vectors)
     return result.to(block.dtype)
 
 
 def streamed_row_norms(jacobian: Jacobian) -> Float[Tensor, " row"]:
     """Return the squared norms of the rows; the blocks' memory is overwritten."""
     wide = sum_dtype(jacobian.dtype)
-    norms = [rows.to(wide).square_().sum(1) for _, rows in jacobian.row_blocks()]
-    return torch.cat(norms).to(jacobian.dtype)
+    result = torch.zeros(jacobian.shape[0], dtype=wide, device=jacobian.device)
+    with jacobian.ranks.sum_over_ranks(result):
+        for start, rows in jacobian.row_blocks():
+            result[start : start + len(rows)] = rows.to(wide).square_().sum(1)
+    return result.to(jacobian.dtype)
 
 
 def streamed_column_norms(jacobian: Jacobian) -> Float[Tensor, " column"]:
     """Return the squared norms of the columns; the blocks' memory is overwritten."""
     wide = sum_dtype(jacobian.dtype)
     result = torch.zeros(jacobian.shape[1], dtype=wide, device=jacobian.device)
-    for _, rows in jacobian.row_blocks():
-        result += rows.to(wide).square_().sum(0)
+    with jacobian.ranks.sum_over_ranks(result):
+        for _, rows in jacobian.row_blocks():
+            result += rows.to(wide).square_().sum(0)
     return result.to(jacobian.dtype)
 
 

@@ -1,8 +1,11 @@
-"""Inputs that are given as two sets of samples."""
+"""What must be alike: two sets of samples, and what the ranks hold."""
 
 from collections.abc import Mapping
 
 from torch import Tensor
+
+from eigenscope.distributed import Ranks
+from eigenscope.problem.data import DataChangedError
 
 
 def data_of(x: object) -> object:
@@ -26,6 +29,29 @@ def require_alike(x1: object, x2: object) -> None:
             "x1 and x2 must hold samples of the same shape and dtype; x1 holds "
             f"{first}, x2 {second}. Convert one of them."
         )
+
+
+def require_same_on_all(ranks: Ranks, fingerprint: Mapping[str, str]) -> None:
+    """Raise on all ranks unless all have the same data and weights.
+
+    Args:
+        ranks: Who shares the work.
+        fingerprint: This rank's digests.
+
+    Raises:
+        DataChangedError: Naming the ranks that differ from rank 0, and in what.
+    """
+    found = ranks.gather(dict(fingerprint))
+    for what in fingerprint:
+        others = [r for r, own in enumerate(found) if own[what] != found[0][what]]
+        if others:
+            listed = ", ".join(map(str, others))
+            raise DataChangedError(
+                f"all {ranks.size} ranks must be given the same {what}; those of rank "
+                f"{listed} differ from rank 0's. Load the same file on every rank, "
+                "seed what is random alike, give each rank the whole data without a "
+                "DistributedSampler, or pass ranks='own' for a problem of one rank."
+            )
 
 
 def _described(x: object) -> str:

@@ -18,7 +18,7 @@ from eigenscope.problem.raw_batches import (
     require_finite,
     size_of,
 )
-from eigenscope.problem.sources import TensorBatches, batch_source
+from eigenscope.problem.sources import DatasetBatches, TensorBatches, batch_source
 
 DEFAULT_BATCH_SIZE = 128
 _END = object()
@@ -54,6 +54,7 @@ class Batches:
 
     Attributes:
         begin: Called at the start of each pass, returns what changes a batch, if any.
+        samples: Which of the samples are handed out; all unless `within` says less.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class Batches:
             sizes = self._first_pass()
             if not isinstance(self._source, TensorBatches):
                 self._compare_a_second_pass()
+        self._sizes = sizes
         self.num_samples = sum(sizes)
+        self.samples = range(self.num_samples)
         if self.num_samples == 0:
             raise ValueError(
                 f"data must hold at least one sample; got an empty "
@@ -89,15 +92,53 @@ class Batches:
             )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches in order; raise if one differs from the first pass."""
-        start = 0
+        """Yield the batches in order; raise if one differs from the first pass.
+
+        Of other samples than `samples` nothing is read or compared that need not be.
+        """
+        yield from self._read(self.samples)
+
+    def _read(self, samples: range) -> Iterator[Batch]:
+        if not samples:
+            return
         changed = None if self.begin is None else self.begin()
-        for index, raw in enumerate(self._raw_batches()):
-            self._require_same(index, raw)
-            batch = self._convert(raw, start, index)
-            yield batch if changed is None else changed(batch)
-            start += batch.size
+        # What changes one batch after the other has to see all of them.
+        index, start = (0, 0) if changed else self._first_batch(samples)
+        for raw in self._raw_batches(index):
+            size = self._sizes[index] if index < len(self._sizes) else 0
+            part = range(max(start, samples.start), min(start + size, samples.stop))
+            if part or changed or index >= len(self._sizes):
+                self._require_same(index, raw)
+                batch = self._convert(raw, start, index)
+                batch = batch if changed is None else changed(batch)
+                if part:
+                    yield batch.part(part.start - start, part.stop - start)
+            index, start = index + 1, start + size
+            if start >= samples.stop and samples.stop < self.num_samples:
+                return
         self._require_complete(start)
+
+    def _first_batch(self, samples: range) -> tuple[int, int]:
+        """Return the first batch to read, and its first sample."""
+        if not isinstance(self._source, TensorBatches | DatasetBatches):
+            return 0, 0
+        index = start = 0
+        while start + self._sizes[index] <= samples.start:
+            index, start = index + 1, start + self._sizes[index]
+        return index, start
+
+    def within(self, samples: range) -> "Batches":
+        """Return batches that share the data and hand out some of the samples.
+
+        Args:
+            samples: Consecutive ones; batches that hold others, too, are cut.
+
+        Returns:
+            The same data set: `num_samples`, `first` and `fingerprint` are the whole's.
+        """
+        other = copy.copy(self)
+        other.samples = samples
+        return other
 
     def changed(self, begin: Callable[[], Callable[[Batch], Batch]]) -> "Batches":
         """Return the same batches with something changed in each, in order.
@@ -134,7 +175,7 @@ class Batches:
         """Return the first `size` samples, or fewer where no more of one shape come."""
         found: list[Batch] = []
         count = 0
-        for batch in self:
+        for batch in self._read(range(self.num_samples)):
             same = not found or (
                 sample_shapes(found[0].inputs) == sample_shapes(batch.inputs)
             )
@@ -157,9 +198,12 @@ class Batches:
             total.update(digest)
         return total.hexdigest()
 
-    def _raw_batches(self) -> Iterator[object]:
+    def _raw_batches(self, index: int) -> Iterator[object]:
         """Yield what the data gives, with random states of its own between batches."""
-        iterator = chain.from_iterable([self._source])
+        source = self._source
+        if isinstance(source, TensorBatches | DatasetBatches):
+            source = source.since(index)
+        iterator = chain.from_iterable([source])
         inner: RandomState | None = None
         while True:
             outer = RandomState.capture()

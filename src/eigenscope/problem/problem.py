@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from eigenscope._types import OutputSpec
+from eigenscope.distributed import ALONE, RanksChoice, current_ranks
+from eigenscope.problem.alike import require_same_on_all
 from eigenscope.problem.batch import ModelInputs
 from eigenscope.problem.data import Batches
 from eigenscope.problem.model import (
@@ -45,17 +47,24 @@ class Problem:
         batch_size: Samples per batch where the data does not say, and per chunk of
             the engines; None chooses.
         labels: The entry of a mapping batch that is the target.
+        ranks: "all": where torch's process group is initialized, its ranks share the
+            work. Each makes the same calls with the same model and the whole data, of
+            which it takes its part. "own": this process works by itself.
 
     Raises:
         TypeError: If the model is no module, the data of no supported kind, or the
             model fails on integer data.
         ValueError: If an option is wrong, data or weights are not finite, or the
             model is random.
-        DataChangedError: If two passes over the data differ.
+        DataChangedError: If two passes over the data differ, or what the ranks hold.
+        RuntimeError: If another rank has raised an error, or ended.
 
     Cost:
-        Two passes over the data (one for plain tensors) and two forward passes of
-        a few samples.
+        Two passes over the data (one for plain tensors) on every rank and two forward
+        passes of a few samples.
+
+    Attributes:
+        ranks: Who shares the work.
 
     Example:
         >>> problem = Problem(nn.Linear(3, 2), torch.ones(5, 3))
@@ -73,35 +82,58 @@ class Problem:
         params: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         labels: str = "labels",
+        ranks: RanksChoice = "all",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"model must be a torch.nn.Module; got {type(model).__name__}. Put a "
                 "function into the forward of a module."
             )
-        require_output(output)
-        require_finite_weights(model)
-        self.model = model
-        self.loss = loss
-        self.output: OutputSpec = output
-        self.params = select_parameters(model, params)
-        device, dtype = device_and_dtype(model)
-        self.batches = Batches(
-            data, batch_size=batch_size, labels=labels, device=device, dtype=dtype
-        )
+        self.ranks = current_ranks(ranks)
+        with self.ranks.together():
+            require_output(output)
+            require_finite_weights(model)
+            self.model = model
+            self.loss = loss
+            self.output: OutputSpec = output
+            self.params = select_parameters(model, params)
+            device, dtype = device_and_dtype(model)
+            self.batches = Batches(
+                data, batch_size=batch_size, labels=labels, device=device, dtype=dtype
+            )
+            self.num_samples = self.batches.num_samples
+            raw = self._checked_outputs()
+            self.raw_shape = tuple(raw.shape[1:])
+            self.num_outputs = transform_outputs(raw, output).shape[1]
+            self.device, self.dtype = raw.device, raw.dtype
+        if self.ranks.size > 1:
+            require_same_on_all(self.ranks, self.fingerprint())
+        self.batches = self.batches.within(self.ranks.share(self.num_samples))
+
+    def _checked_outputs(self) -> Tensor:
+        """Return the raw outputs of a few samples, taken twice."""
         probe = self.batches.first(_PROBE_SAMPLES)
-        raw = require_repeatable(model, probe.inputs)
+        raw = require_repeatable(self.model, probe.inputs)
         _require_one_row_per_sample(raw, probe.size)
         _require_real(raw, "the model")
-        self.raw_shape = tuple(raw.shape[1:])
-        self.num_samples = self.batches.num_samples
-        self.num_outputs = transform_outputs(raw, output).shape[1]
-        self.device = raw.device
-        self.dtype = raw.dtype
+        return raw
 
     def raw(self, inputs: ModelInputs) -> Tensor:
         """Return the raw output z for one batch of inputs."""
         return call_model(self.model, inputs)
+
+    def whole(self) -> "Problem":
+        """Return the same problem as that of this process alone.
+
+        For work that is dealt out to the ranks by other things than samples.
+
+        Returns:
+            A problem that hands out all samples and shares nothing.
+        """
+        other = copy.copy(self)
+        other.ranks = ALONE
+        other.batches = self.batches.within(range(self.num_samples))
+        return other
 
     def with_output(self, output: OutputSpec) -> "Problem":
         """Return the same problem with another output of the same network.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast, final
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 
 @final
@@ -22,6 +22,34 @@ class TensorBatches:
             part = slice(start, start + self._batch_size)
             inputs = self._inputs[part]
             yield inputs if self._targets is None else (inputs, self._targets[part])
+
+    def since(self, index: int) -> "TensorBatches":
+        """Return the same without the first batches."""
+        rest = slice(index * self._batch_size, None)
+        targets = None if self._targets is None else self._targets[rest]
+        return TensorBatches(self._inputs[rest], targets, self._batch_size)
+
+
+@final
+class DatasetBatches:
+    """Batches of a `Dataset` in order, which can be read from any of them on."""
+
+    def __init__(self, dataset: Any, batch_size: int, start: int = 0) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._start = start
+
+    def __iter__(self) -> Iterator[object]:
+        """Yield the batches in order."""
+        rest = self._dataset
+        if self._start:
+            rest = Subset(rest, range(self._start, len(rest)))
+        yield from DataLoader(rest, batch_size=self._batch_size)
+
+    def since(self, index: int) -> "DatasetBatches":
+        """Return the same without the first batches."""
+        start = self._start + index * self._batch_size
+        return DatasetBatches(self._dataset, self._batch_size, start)
 
 
 def batch_source(data: object, batch_size: int) -> Iterable[object]:
@@ -44,8 +72,10 @@ def batch_source(data: object, batch_size: int) -> Iterable[object]:
         return _paired_source(cast("tuple[Any, ...]", data), batch_size)
     if isinstance(data, DataLoader):
         return cast("Iterable[object]", data)
-    if isinstance(data, Dataset):
+    if isinstance(data, IterableDataset):
         return cast("Iterable[object]", DataLoader(data, batch_size=batch_size))
+    if isinstance(data, Dataset):
+        return DatasetBatches(data, batch_size)
     if isinstance(data, Iterator):
         raise TypeError(
             f"data must be readable more than once; got the one-pass iterator "
