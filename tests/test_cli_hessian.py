@@ -67,7 +67,10 @@ def test_hessian_writes_spectra_of_the_whole_and_of_every_layer(capsys):
         largest = np.sort(np.abs(found["whole"].values))[::-1][:3]
         np.testing.assert_allclose(pairs.values.abs(), largest, rtol=1e-6)
         assert run.figures_path(f"layers_{name}.png").stat().st_size > 10_000
+    verdicts: Any = run.results["verdicts"]
+    assert list(verdicts) == list(operators)
     page = (run.path / "index.html").read_text()
+    assert page.count("<td>split invariance</td>") == 3
     assert page.count("data:image/png") == 3 * (1 + len(spectra_of(run, "fisher")))
 
 

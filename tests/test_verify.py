@@ -1,14 +1,19 @@
 """Verdicts on operators with one planted fault each."""
 
+from functools import partial
 from typing import Any
 
+import curvature_zoo
 import operator_cases
 import pytest
 import torch
 from planted import outliers_and_bulk, planted
 
 import eigenscope as es
+from eigenscope.estimators.verify import Check
+from eigenscope.losses import Risk
 from eigenscope.operators import LinearOperator, SymmetricOperator
+from eigenscope.operators.curvature_factor import OutputFactor
 
 GENERATOR = torch.Generator().manual_seed(0)
 MATRIX, _ = planted(outliers_and_bulk(60))
@@ -146,3 +151,60 @@ def test_gram_matrices_of_jacobians_pass(kind):
 def test_a_rectangle_is_refused():
     with pytest.raises(ValueError, match=r"square to be verified; got shape \(2, 3\)"):
         es.verify(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", ["tanh", "resnet", "attention", "causal"])
+@pytest.mark.parametrize(
+    "make",
+    [es.Hessian, es.GaussNewton, es.Fisher, partial(es.Fisher, kind="sampled")],
+    ids=["hessian", "gauss-newton", "true fisher", "sampled fisher"],
+)
+def test_curvature_of_every_kind_passes_every_check(name, make):
+    operator = make(curvature_zoo.problem(curvature_zoo.make(name)))
+    verdict = es.verify(operator)
+    assert verdict, str(verdict)
+    names = {check.name for check in verdict.checks}
+    assert {"split invariance", "model untouched", "determinism"} <= names
+    is_hessian = isinstance(operator, es.Hessian)
+    assert ("positive semi-definite" in names) is not is_hessian
+
+
+def test_only_what_is_convex_promises_to_have_no_negative_eigenvalue():
+    def sign_checks(operator: SymmetricOperator) -> list[Check]:
+        checks = es.verify(operator).checks
+        return [check for check in checks if check.name == "positive semi-definite"]
+
+    concave = es.GaussNewton(curvature_zoo.problem(curvature_zoo.make("relu", "any")))
+    assert not sign_checks(concave)
+    relu = es.Hessian(curvature_zoo.problem(curvature_zoo.make("relu")))
+    assert not sign_checks(relu)
+    # A piecewise linear layer's block is a Gauss-Newton block.
+    (check,) = sign_checks(es.layer_blocks(relu)["0.weight"])
+    assert check.has_passed
+
+
+def test_a_risk_that_depends_on_the_cut_into_batches_is_found(monkeypatch):
+    def mean_of_batch(self: Risk, raw: torch.Tensor, targets: Any) -> torch.Tensor:
+        return self.loss.numerator(raw, targets) / len(raw)
+
+    monkeypatch.setattr(Risk, "numerator", mean_of_batch)
+    problem = curvature_zoo.problem(curvature_zoo.make("tanh"))
+    verdict = es.verify(es.Hessian(problem))
+    assert "split invariance" in {check.name for check in verdict.failed}
+
+
+def test_a_wrong_layer_of_a_large_matrix_is_found(monkeypatch):
+    net = torch.nn.Sequential(
+        torch.nn.Linear(9, 40), torch.nn.Tanh(), torch.nn.Linear(40, 10)
+    ).double()
+    x = torch.randn(7, 9, generator=GENERATOR, dtype=torch.float64)
+    loss = torch.nn.CrossEntropyLoss()
+    operator = es.GaussNewton(es.Problem(net, (x, torch.arange(7)), loss=loss))
+    assert operator.shape[0] > 512
+    verdict = es.verify(operator)
+    assert verdict, str(verdict)
+    assert "sub-block" in {check.name for check in verdict.checks}
+    right = OutputFactor.dense
+    monkeypatch.setattr(OutputFactor, "dense", lambda self: 1.001 * right(self))
+    failed = {check.name for check in es.verify(operator).failed}
+    assert failed == {"sub-block"}

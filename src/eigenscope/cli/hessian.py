@@ -21,7 +21,9 @@ from eigenscope.operators import SymmetricOperator
 from eigenscope.problem import Problem
 from eigenscope.report.curvature import (
     CURVATURE_HEADER,
+    VERDICTS,
     curvature_rows,
+    verdicts_of,
     write_curvature_page,
 )
 from eigenscope.store import Run
@@ -46,14 +48,14 @@ def run_hessian(options: HessianOptions) -> None:
 
     def compute(run: Run, prepared: tuple[Problem, Operators]) -> Path:
         problem, operators = prepared
+        if options.verify and VERDICTS not in run.results:
+            verdicts = {name: verify(found) for name, found in operators.items()}
+            run.record_result(VERDICTS, {n: v.to_json() for n, v in verdicts.items()})
         run_curvature(run, problem, plan, operators)
         return write_curvature_page(run)
 
-    prepared, page = carry_out(options, verb=_VERB, prepare=prepare, compute=compute)
+    _, page = carry_out(options, verb=_VERB, prepare=prepare, compute=compute)
     _print(Run.open(options.out), page, as_json=options.json)
-    if options.verify and not options.json:
-        for name, operator in prepared[1].items():
-            print(f"{name}: {verify(operator)}")
 
 
 def _print(run: Run, page: Path, *, as_json: bool) -> None:
@@ -70,6 +72,8 @@ def _print(run: Run, page: Path, *, as_json: bool) -> None:
             missing = len(pairs) - int(pairs.converged.sum())
             doubt = f" ({missing} not converged)" if missing else ""
             print(f"{result.operator}, largest |λ|: {values}{doubt}")
+    for name, verdict in verdicts_of(run).items():
+        print(f"{name}: {verdict}")
     print(f"run:     {run.path}\nfigures: {run.path / 'figures'}\npage:    {page}")
 
 

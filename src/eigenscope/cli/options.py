@@ -126,7 +126,7 @@ class HessianOptions(ProblemOptions):
     top: _Count = 0
     """Eigenpairs of largest |λ| of the whole matrix to keep."""
     verify: bool = False
-    """Check the operators' own laws at the end, and print the verdict."""
+    """Check the operators' own laws first, and print the verdict with the results."""
     out: _Folder = Path("runs/hessian")
     """The run's folder: new or empty, unless --resume is given."""
 

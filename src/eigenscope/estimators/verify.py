@@ -1,18 +1,25 @@
 """Is an operator what it says? Checks by random vectors, with a short verdict."""
 
-from dataclasses import dataclass
-from typing import Final, Protocol, cast, final, runtime_checkable
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol, cast, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eigenscope._types import JsonValue
 from eigenscope.budget import resolve
 from eigenscope.estimators.krylov import KrylovSpace
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import draw_probes, first_seed
 from eigenscope.estimators.products import Products, as_operator
-from eigenscope.operators import Gram, LinearOperator, StoredGram, SymmetricOperator
+from eigenscope.operators import (
+    CurvatureOperator,
+    Gram,
+    LinearOperator,
+    StoredGram,
+    SymmetricOperator,
+)
 from eigenscope.problem import Problem
 from eigenscope.problem.model import state_digest
 
@@ -87,6 +94,37 @@ class Verdict:
         """The checks that have not passed."""
         return tuple(check for check in self.checks if not check.has_passed)
 
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return everything as JSON can hold it.
+
+        Returns:
+            What `from_json` takes.
+        """
+        return {
+            "operator": self.operator,
+            "shape": list(self.shape),
+            "checks": [asdict(check) for check in self.checks],
+            "num_matvecs": self.num_matvecs,
+        }
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "Verdict":
+        """Return what `to_json` gave.
+
+        Args:
+            saved: The verdict as JSON holds it.
+
+        Returns:
+            The verdict.
+        """
+        rows, columns = saved["shape"]
+        return cls(
+            operator=saved["operator"],
+            shape=(rows, columns),
+            checks=tuple(Check(**check) for check in saved["checks"]),
+            num_matvecs=saved["num_matvecs"],
+        )
+
     def __bool__(self) -> bool:
         return self.has_passed
 
@@ -112,7 +150,9 @@ def verify(
     form or a random sub-block of entries against products, the exact diagonal, and
     where the operator can tell: no negative eigenvalue in a Krylov space if it
     promises to be positive semi-definite, the same product from batches of another
-    size, and a model that is left as it was.
+    size, and a model that is left as it was. Hessian, Gauss-Newton and Fisher
+    matrices can tell all of it, and the dense form of one of their layers stands for
+    that of the whole where this is large.
 
     Args:
         operator_or_matrix: A square operator, tensor or NumPy array.
@@ -164,6 +204,7 @@ class _Inspection:
         self._check_columns()
         self._check_repetition()
         self._check_entries()
+        self._check_layer()
         self._check_sign()
         self._check_split()
         if before is not None:
@@ -214,6 +255,24 @@ class _Inspection:
         if isinstance(self._operator, SymmetricOperator) and self._dim <= _DENSE_ROWS:
             exact = self._operator.diagonal().to(self._ax)
             self._compare("diagonal", exact[picked], diagonal, "op.diagonal()")
+
+    def _check_layer(self) -> None:
+        """The dense form of a random parameter's block against products."""
+        operator = self._operator
+        if self._dim <= _DENSE_ROWS or not isinstance(operator, CurvatureOperator):
+            return
+        columns = operator.layout.columns
+        sizes = {name: part.stop - part.start for name, part in columns.items()}
+        small = [name for name, size in sizes.items() if size <= _DENSE_ROWS]
+        if not small:
+            return
+        chooser = torch.Generator().manual_seed(self._seed)
+        name = small[int(torch.randint(len(small), (), generator=chooser))]
+        inside = torch.zeros_like(self._x)
+        inside[columns[name]] = self._x[columns[name]]
+        found = self._times(inside)[columns[name]]
+        expected = operator.restricted(name).dense() @ inside[columns[name]]
+        self._compare("sub-block", found, expected, f"the dense block of {name}")
 
     def _check_sign(self) -> None:
         promised = isinstance(self._operator, Gram | StoredGram)

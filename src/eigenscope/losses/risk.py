@@ -122,6 +122,20 @@ class Risk:
         other.examples = [(change(batch), raw) for batch, raw in self.examples]
         return other
 
+    def with_batch_size(self, batch_size: int) -> "Risk":
+        """Return the same risk, whose samples are cut into chunks of another size.
+
+        Args:
+            batch_size: Samples of a chunk.
+
+        Returns:
+            A risk that shares data and denominator.
+        """
+        other = copy.copy(self)
+        other.problem = copy.copy(self.problem)
+        other.problem.batches = self.problem.batches.with_batch_size(batch_size)
+        return other
+
     def require_same_model(self) -> None:
         """Raise if the model is not what it was when the risk was made.
 

@@ -37,6 +37,11 @@ class CurvatureOperator(SymmetricOperator):
     products: CurvatureProducts
     factor: OutputFactor
 
+    @property
+    @abstractmethod
+    def is_positive_semidefinite(self) -> bool:
+        """Whether no eigenvalue is negative but by rounding, known from its form."""
+
     @abstractmethod
     def has_cheap_dense(self) -> bool:
         """Return whether the dense form costs a pass, not a product for each row."""
@@ -54,6 +59,20 @@ class CurvatureOperator(SymmetricOperator):
         Raises:
             ValueError: If they are not among the operator's own.
         """
+
+    @final
+    def with_batch_size(self, batch_size: int) -> "CurvatureOperator":
+        """Return the same matrix, with products from chunks of another size.
+
+        Args:
+            batch_size: Samples of a chunk.
+
+        Returns:
+            An operator that keeps its own recordings.
+        """
+        other = copy.copy(self)
+        other.products = self.products.with_batch_size(batch_size)
+        return other
 
     @property
     @final

@@ -114,6 +114,22 @@ class CurvatureProducts:
             recordings=self.recordings,
         )
 
+    def with_batch_size(self, batch_size: int) -> "CurvatureProducts":
+        """Return the same products from chunks of another size, recorded anew.
+
+        Args:
+            batch_size: Samples of a chunk.
+
+        Returns:
+            Products that share nothing but the risk.
+        """
+        return CurvatureProducts(
+            self._risk.with_batch_size(batch_size),
+            self._record,
+            memory=self._memory,
+            names=self._names,
+        )
+
     def multiply(
         self, block: Float[Tensor, "param vector"]
     ) -> Float[Tensor, "param vector"]:

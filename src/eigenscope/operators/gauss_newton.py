@@ -57,6 +57,12 @@ class OutputCurvature(CurvatureOperator):
     def dense(self) -> Float[Tensor, "row column"]:
         return self.factor.dense()
 
+    @property
+    @final
+    @override
+    def is_positive_semidefinite(self) -> bool:
+        return not self.factor.is_indefinite
+
     @final
     @override
     def has_cheap_dense(self) -> bool:

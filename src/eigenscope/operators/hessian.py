@@ -143,6 +143,11 @@ class Hessian(CurvatureOperator):
             return {}
         return {"recognized": "Gauss-Newton block"}
 
+    @property
+    @override
+    def is_positive_semidefinite(self) -> bool:
+        return self.comparison.is_equal and not self.factor.is_indefinite
+
     @override
     def has_cheap_dense(self) -> bool:
         return self.shape[0] > _VECTORS_AT_ONCE and self.comparison.is_equal

@@ -153,6 +153,19 @@ class Batches:
         other.begin = begin
         return other
 
+    def with_batch_size(self, batch_size: int) -> "Batches":
+        """Return the same batches, which engines cut into chunks of another size.
+
+        Args:
+            batch_size: Samples of a chunk.
+
+        Returns:
+            Batches that share the data.
+        """
+        other = copy.copy(self)
+        other.batch_size = batch_size
+        return other
+
     def chunks(self, size: int) -> Iterator[Batch]:
         """Yield the same samples in chunks of exactly `size` (the last is ragged)."""
         pending: list[Batch] = []

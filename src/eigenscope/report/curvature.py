@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
+from eigenscope.estimators import Verdict
 from eigenscope.experiments import CurvatureResult, load_curvature_results
 from eigenscope.experiments.curvature_spectra import WHOLE
 from eigenscope.plots import curvature_figure, layers_figure
@@ -10,6 +12,7 @@ from eigenscope.report.jacobian import provenance
 from eigenscope.report.page import PageFigure, Table, saved_figure, write_page
 from eigenscope.store import Run
 
+VERDICTS = "verdicts"
 CURVATURE_HEADER = (
     "matrix",
     "block",
@@ -53,7 +56,8 @@ def write_curvature_page(run: Run) -> Path:
         tables=[
             Table(
                 title="Spectra", header=CURVATURE_HEADER, rows=curvature_rows(results)
-            )
+            ),
+            *_verdict_tables(run),
         ],
         figures=[figure for result in results for figure in _draw(run, result)],
         provenance=provenance(run),
@@ -88,6 +92,32 @@ def curvature_rows(results: Sequence[CurvatureResult]) -> list[Sequence[object]]
                 )
             )
     return rows
+
+
+def verdicts_of(run: Run) -> dict[str, Verdict]:
+    """Return what `es.verify` found of the run's matrices, if it was asked.
+
+    Args:
+        run: A run of curvature spectra.
+
+    Returns:
+        Matrix to verdict.
+    """
+    saved = cast("dict[str, dict[str, Any]]", run.results.get(VERDICTS) or {})
+    return {name: Verdict.from_json(own) for name, own in saved.items()}
+
+
+def _verdict_tables(run: Run) -> list[Table]:
+    rows = [
+        (
+            *(name, check.name, check.detail, check.error, check.tolerance),
+            "passed" if check.has_passed else "FAILED",
+        )
+        for name, verdict in verdicts_of(run).items()
+        for check in verdict.checks
+    ]
+    header = ("matrix", "check", "what is compared", "error", "allowed", "verdict")
+    return [Table(title="Checks", header=header, rows=rows)] if rows else []
 
 
 def _draw(run: Run, result: CurvatureResult) -> list[PageFigure]:
