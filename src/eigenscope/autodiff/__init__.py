@@ -1,6 +1,9 @@
 """The only caller of autograd: blocks of first and second-order products."""
 
-from eigenscope.autodiff.convolution import quick_convolutions
+from eigenscope.autodiff.convolution import (
+    convolution_weight_gradient,
+    quick_convolutions,
+)
 from eigenscope.autodiff.first_order import (
     cotangents,
     gradient_of,
@@ -29,6 +32,7 @@ from eigenscope.autodiff.second_order import (
 
 __all__ = [
     "SavedBytes",
+    "convolution_weight_gradient",
     "cotangents",
     "differentiable_copy",
     "exactly_requiring_grad",

@@ -4,7 +4,7 @@ Autograd takes the derivative of a convolution's gradient by the weight as a
 convolution with kernels as large as the image: the same sum as a weight gradient.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, final
 
@@ -130,6 +130,36 @@ def _gradients(
         output_mask=[*mask, False],
     )
     return found[0], found[1]
+
+
+def convolution_weight_gradient(
+    cotangent: Tensor,
+    input: Tensor,  # noqa: A002 - torch's names
+    weight: Tensor,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Return the derivative of a convolution by its weight, times a cotangent.
+
+    Args:
+        cotangent: Cotangent at the output, (sample, channel, *position).
+        input: The input.
+        weight: Any tensor of the weight's shape.
+        stride: Steps from one position to the next.
+        padding: Zeros on both sides of each axis.
+        dilation: Steps between the kernel's entries.
+        groups: Groups of channels that don't meet.
+
+    Returns:
+        A new tensor of the weight's shape.
+    """
+    options = list(stride), list(padding), list(dilation), groups
+    _, found = _gradients(cotangent, input, weight, options, [False, True])
+    assert found is not None
+    return found
 
 
 class _Convolution(torch.autograd.Function):

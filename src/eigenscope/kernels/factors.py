@@ -209,7 +209,7 @@ def joined(parts: list[PerSample]) -> PerSample:
     if isinstance(first, Convolved):
         cotangents = [part.cotangents for part in parts if isinstance(part, Convolved)]
         several = torch.cat(cotangents, 1)
-        return Convolved(first.padded, several, first.geometry, first.weight_shape)
+        return Convolved(first.images, several, first.geometry, first.weight_shape)
     if isinstance(first, Scattered):
         values = [part.values for part in parts if isinstance(part, Scattered)]
         return Scattered(first.indices, torch.cat(values, 1), first.num_rows)

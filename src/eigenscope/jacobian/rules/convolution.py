@@ -41,10 +41,9 @@ class Convolution(Rule):
         if "bias" in roles:
             result["bias"] = Plain(cotangents.flatten(4).sum((2, 4)))
         if "weight" in roles:
-            geometry = use.options["geometry"]
-            padded = F.pad(use.inputs[0], geometry.padding)
+            geometry, images = use.options["geometry"], use.inputs[0]
             shape = tuple(use.weights["weight"].shape)
-            result["weight"] = Convolved(padded, cotangents, geometry, shape)
+            result["weight"] = Convolved(images, cotangents, geometry, shape)
         return result
 
 

@@ -1,6 +1,7 @@
 """Per-sample gradients in the form in which rules find them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from math import isfinite
 from typing import final
 
@@ -8,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
+
+_BLOCK_BYTES = 4 * 2**20
 
 
 class PerSample(ABC):
@@ -60,6 +63,13 @@ def within_range(left: Tensor, right: Tensor) -> bool:
     """Return whether sums of products of entries are sure to be finite: ‖l‖ ‖r‖ is."""
     bound = float(left.detach().norm()) * float(right.detach().norm())
     return bound <= torch.finfo(left.dtype).max
+
+
+def sample_blocks(num_samples: int, sample_bytes: int) -> Iterator[slice]:
+    """Yield blocks of samples whose intermediate results stay in the cache."""
+    size = max(8, _BLOCK_BYTES // max(1, sample_bytes))
+    for first in range(0, num_samples, size):
+        yield slice(first, first + size)
 
 
 @final
@@ -174,10 +184,8 @@ class Outer(PerSample):
                 self.right[:, 0, 0],
                 out=target[:, 0, 0],
             )
-        elif add:
-            target += self._product()
         else:
-            target.copy_(self._product())
+            self._write_in_blocks(target, add=add)
 
     @override
     def times(
@@ -223,6 +231,14 @@ class Outer(PerSample):
         if self.right.shape[1] == 1:
             return self.right[:, 0], self.left, False
         return self.left[:, 0], self.right, True
+
+    def _write_in_blocks(self, target: Tensor, *, add: bool) -> None:
+        for rows in sample_blocks(len(target), target[0].nbytes):
+            part = Outer(self.left[rows], self.right[rows], self.weight_shape)
+            if add:
+                target[rows] += part._product()
+            else:
+                target[rows].copy_(part._product())
 
     def _product(self) -> Tensor:
         """Return (sample, output, group, row, column) with shared columns in one go."""

@@ -1,16 +1,26 @@
 """Patches of padded images, and the sums of outer products that convolutions need."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from eigenscope.jacobian.rules.parts import Outer, PerSample, within_range
+from eigenscope.autodiff import convolution_weight_gradient
+from eigenscope.jacobian.rules.parts import (
+    Outer,
+    PerSample,
+    Plain,
+    sample_blocks,
+    within_range,
+)
 
-_STRIPS_PAY_OFF = 500
+_FEWEST_POSITIONS = 64
+_VECTOR = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +81,12 @@ def _windows(images: Tensor, axis: int, count: int, geometry: Geometry) -> Tenso
 class Convolved(PerSample):
     """Gradients of a convolution's weight, Σ over positions of cotangent ⊗ patch.
 
-    The patches are made when they are needed. For large images only strips, patches
-    that are one row of the kernel high, are copied, and each row of the kernel is one
-    product with the same strips, shifted.
+    The patches are made when they are needed, for a few samples at a time. Where a
+    convolution with one group per sample has a fast kernel, its weight gradient is
+    taken instead, and nothing is copied.
 
     Args:
-        padded: Padded inputs.
+        images: Inputs without padding.
         cotangents: Cotangents at the outputs, without bias.
         geometry: The kernel's.
         weight_shape: Shape of the weight.
@@ -84,12 +94,12 @@ class Convolved(PerSample):
 
     def __init__(
         self,
-        padded: Float[Tensor, "sample repeat channel *image"],
+        images: Float[Tensor, "sample repeat channel *image"],
         cotangents: Float[Tensor, "sample output repeat row *position"],
         geometry: Geometry,
         weight_shape: tuple[int, ...],
     ) -> None:
-        self.padded = padded
+        self.images = images
         self.cotangents = cotangents
         self.geometry = geometry
         self.weight_shape = weight_shape
@@ -101,26 +111,38 @@ class Convolved(PerSample):
 
     def outer(self) -> Outer:
         """Return the cotangents and all patches as two factors."""
-        left = self.cotangents.flatten(4).unflatten(3, (self.geometry.groups, -1))
+        geometry = self.geometry
+        left = self.cotangents.flatten(4).unflatten(3, (geometry.groups, -1))
         left = left.permute(0, 1, 3, 2, 5, 4).flatten(3, 4)
-        positions = self.cotangents.shape[4:]
-        right = patches(self.padded, positions, self.geometry).unsqueeze(1)
+        padded = self.images
+        if any(geometry.padding):
+            padded = F.pad(padded, geometry.padding)
+        right = patches(padded, self.cotangents.shape[4:], geometry).unsqueeze(1)
         return Outer(left, right, self.weight_shape)
 
     @override
     def is_bounded(self) -> bool:
-        return within_range(self.padded, self.cotangents)
+        return within_range(self.images, self.cotangents)
 
     @override
     def tensor(self) -> Float[Tensor, "sample output *weight"]:
-        return self.outer().tensor()
+        if self.images.requires_grad or self.cotangents.requires_grad:
+            return self.outer().tensor()
+        values = self.cotangents.new_empty(self.shape)
+        self.write(values, add=False)
+        return values
 
     @override
     def write(self, out: Float[Tensor, "sample output *weight"], *, add: bool) -> None:
-        if self._strips_pay_off():
-            self._write_by_strips(out, add=add)
-        else:
-            self.outer().write(out, add=add)
+        weights = self.cotangents.shape[1] * torch.Size(self.weight_shape).numel()
+        if self._samples_can_be_groups():
+            for block, target in self._blocks(out, weights):
+                Plain(block.as_groups()).write(target, add=add)
+            return
+        features = torch.Size(self.weight_shape[1:]).numel() * self.geometry.groups
+        positions = self.cotangents.shape[2] * self.cotangents.shape[4:].numel()
+        for block, target in self._blocks(out, features * positions):
+            block.outer().write(target, add=add)
 
     @override
     def times(
@@ -142,27 +164,55 @@ class Convolved(PerSample):
     def squared_sums(self) -> Float[Tensor, "*weight"]:
         return self.outer().squared_sums()
 
-    def _strips_pay_off(self) -> bool:
-        geometry, sizes = self.geometry, self.cotangents.shape
-        simple = len(geometry.kernel) == 2 and geometry.groups == 1 and sizes[2] == 1
-        long = sizes[4:].numel() * geometry.kernel[0] >= _STRIPS_PAY_OFF
-        return simple and long and geometry.stride[0] == 1
-
-    def _write_by_strips(self, out: Tensor, *, add: bool) -> None:
-        samples, outputs, _, rows, height, width = self.cotangents.shape
+    def as_groups(self) -> Float[Tensor, "sample output *weight"]:
+        """Return the gradients as those of one convolution, every sample a group."""
         geometry = self.geometry
-        windows = _windows(self.padded, 1, width, geometry)[:, 0]
-        strips = windows.permute(0, 1, 4, 2, 3).reshape(
-            samples, windows.shape[1] * geometry.kernel[1], -1
+        samples, outputs, _, rows = self.cotangents.shape[:4]
+        images = self.images.reshape(1, -1, *self.images.shape[3:])
+        cotangents = self.cotangents.reshape(1, -1, *self.cotangents.shape[4:])
+        weight = images.new_empty(samples * outputs * rows, *self.weight_shape[1:])
+        values = convolution_weight_gradient(
+            cotangents,
+            images,
+            weight,
+            stride=geometry.stride,
+            padding=geometry.padding[-2::-2],
+            dilation=geometry.dilation,
+            groups=samples * geometry.groups,
         )
-        left = self.cotangents.reshape(samples, outputs * rows, height * width)
-        for row in range(geometry.kernel[0]):
-            start = row * geometry.dilation[0] * width
-            strip = strips.narrow(2, start, height * width)
-            product = left @ strip.transpose(1, 2)
-            product = product.view(samples, outputs, rows, -1, geometry.kernel[1])
-            target = out[..., row, :]
-            if add:
-                target += product
-            else:
-                target.copy_(product)
+        return values.view(self.shape)
+
+    def _samples_can_be_groups(self) -> bool:
+        """Return whether a convolution of that many groups has a fast kernel."""
+        geometry, sizes = self.geometry, self.cotangents.shape
+        columns = self.weight_shape[1]
+        rows = sizes[3] // geometry.groups
+        fills_vectors = columns % _VECTOR == 0 and rows % _VECTOR == 0
+        return (
+            self.images.dtype == torch.float32
+            and self.images.device.type == "cpu"
+            and torch.backends.mkldnn.is_available()
+            and geometry.padding[::2] == geometry.padding[1::2]
+            and sizes[2] == 1
+            and min(sizes[1], geometry.groups) == 1
+            and torch.Size(geometry.kernel).numel() > 1
+            and sizes[4:].numel() >= _FEWEST_POSITIONS
+            and (fills_vectors or columns == rows == 1)
+        )
+
+    def _blocks(
+        self, out: Tensor, entries: int
+    ) -> Iterator[tuple["Convolved", Tensor]]:
+        """Yield the gradients of a few samples and their place in the result.
+
+        Args:
+            out: The result.
+            entries: Numbers that one sample takes on the way.
+
+        Yields:
+            Gradients and a part of `out`.
+        """
+        sizes = self.geometry, self.weight_shape
+        for rows in sample_blocks(len(self.images), entries * out.element_size()):
+            images, cotangents = self.images[rows], self.cotangents[rows]
+            yield Convolved(images, cotangents, *sizes), out[rows]
