@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
-        "--weights", type=float, nargs="+", default=[0.0, 1e-2, 1e-1], metavar="γ"
+        "--weights", type=float, nargs="+", default=[0.0, 3e-3, 1e-2], metavar="γ"
     )
     parser.add_argument("--every", type=int, default=5, help="steps between penalties")
     parser.add_argument("--num-probes", type=int, default=2)

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from eigenscope.spectra import Density, Eigenpairs, Estimate, Quadrature, Spectrum
     from eigenscope.store import Run
     from eigenscope.training import (
+        Checkpoints,
         CurvatureEigenvalues,
         CurvatureSpectra,
         CurvatureTrace,
@@ -79,11 +80,14 @@ if TYPE_CHECKING:
         TargetAlignment,
         TracePenalty,
         WeightSpectra,
+        find_checkpoints,
+        record_series,
     )
 
 __all__ = [
     "NTK",
     "Bulk",
+    "Checkpoints",
     "CurvatureEigenvalues",
     "CurvatureSpectra",
     "CurvatureTrace",
@@ -118,6 +122,7 @@ __all__ = [
     "condition_number",
     "conjugate_kernel",
     "diagonal",
+    "find_checkpoints",
     "fit_bulk",
     "fit_power_law",
     "gram",
@@ -135,6 +140,7 @@ __all__ = [
     "per_sample_gradients",
     "principal_angles",
     "projected_ntk",
+    "record_series",
     "register_rule",
     "spectral_sum",
     "spectrum",
@@ -151,6 +157,9 @@ __all__ = [
 __version__ = version("eigenscope")
 
 _HOMES = {
+    "Checkpoints": "training",
+    "find_checkpoints": "training",
+    "record_series": "training",
     "CurvatureEigenvalues": "training",
     "CurvatureSpectra": "training",
     "CurvatureTrace": "training",

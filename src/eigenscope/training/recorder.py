@@ -1,38 +1,25 @@
 """Measuring a network while anybody's loop trains it, and leaving no trace."""
 
 import json
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, final, runtime_checkable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
 
-from torch import Tensor, nn
+from torch import nn
 
 from eigenscope._types import JsonValue, require_choice
 from eigenscope.spectra import Spectrum
 from eigenscope.store import Run, write_atomically
 from eigenscope.training.continuation import save_states, take_up_states
 from eigenscope.training.history import History, record_name
+from eigenscope.training.measurement import (
+    Estimated,
+    Measure,
+    Mode,
+    measured,
+    plain_number,
+)
 from eigenscope.training.schedule import Schedule
-from eigenscope.training.untouched import Mode, untouched
-
-
-@runtime_checkable
-class Estimated(Protocol):
-    """A number with its standard error, such as `es.trace` gives."""
-
-    @property
-    def value(self) -> Any:
-        """The number."""
-        ...
-
-    @property
-    def stderr(self) -> Any:
-        """Its standard error."""
-        ...
-
-
-Measured = float | Tensor | Estimated | Spectrum | Mapping[str, Any]
-Measure = Callable[[nn.Module], Measured]
 
 
 @final
@@ -109,23 +96,49 @@ class Recorder:
             TypeError: If a measure gives something else.
             DataChangedError: If a measure changes a weight.
         """
-        marker = self._run.results_path(f"{record_name(number)}.json")
-        if not self.schedule.is_due(number) or marker.exists():
+        if not self.is_missing(number):
             return False
-        entries: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for name, measure in self._measures.items():
-            with self._run.stage(name), untouched(model, self._mode, name):
-                found = measure(model)
-            for key, value in _flattened(name, found):
-                entries[key] = self._saved(number, len(entries), key, value)
+            with self._run.stage(name):
+                found |= measured(model, name, measure, self._mode)
+        self.save(number, found)
+        return True
+
+    def is_missing(self, number: int) -> bool:
+        """Return whether an epoch or step is due and has not been recorded.
+
+        Args:
+            number: Of the epoch or step.
+
+        Returns:
+            Whether `record` would measure.
+        """
+        return self.schedule.is_due(number) and not self._marker(number).exists()
+
+    def save(self, number: int, found: Mapping[str, object]) -> None:
+        """Write a recording whose values were measured elsewhere.
+
+        Args:
+            number: Of the epoch or step.
+            found: Full names, as in the history, to numbers, spectra and estimates.
+
+        Raises:
+            TypeError: If a value is of another kind.
+        """
+        entries: dict[str, Any] = {}
+        for key, value in found.items():
+            entries[key] = self._saved(number, len(entries), key, value)
         save_states(self._run, self._measures, number)
         content = {"number": number, "entries": entries}
-        write_atomically(marker, json.dumps(content, allow_nan=False))
-        return True
+        write_atomically(self._marker(number), json.dumps(content, allow_nan=False))
 
     def history(self) -> History:
         """Return everything that has been recorded so far."""
         return History.load(self._run)
+
+    def _marker(self, number: int) -> Path:
+        return self._run.results_path(f"{record_name(number)}.json")
 
     def _saved(self, number: int, place: int, name: str, value: object) -> Any:
         """Return the JSON that stands for a value; a spectrum goes to a file."""
@@ -134,32 +147,5 @@ class Recorder:
             value.save(self._run.results_path(file))
             return {"spectrum": file}
         if isinstance(value, Estimated):
-            return [_number(name, value.value), _number(name, value.stderr)]
-        return _number(name, value)
-
-
-def _flattened(name: str, found: object) -> list[tuple[str, object]]:
-    if isinstance(found, Mapping):
-        return [
-            pair
-            for key, value in found.items()
-            for pair in _flattened(f"{name}/{key}", value)
-        ]
-    return [(name, found)]
-
-
-def _number(name: str, value: Any) -> float | None:
-    """Return a finite number, None for another; a tensor of one element is one.
-
-    Raises:
-        TypeError: If it is no number.
-    """
-    plain = value.detach() if isinstance(value, Tensor) else value
-    try:
-        number = float(plain)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            "a measure must give a number, a Spectrum, an estimate with value and "
-            f"stderr, or a mapping of these; {name!r} gave {type(value).__name__}."
-        ) from error
-    return number if math.isfinite(number) else None
+            return [plain_number(name, n) for n in (value.value, value.stderr)]
+        return plain_number(name, value)

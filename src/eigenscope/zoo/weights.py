@@ -1,10 +1,11 @@
 """Weight files: safetensors, or a `state_dict` that loads without running code."""
 
+import json
 import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 _CHECKPOINT_ENTRIES = ("state_dict", "model_state_dict", "model")
 _PREFIX = "module."  # what DataParallel puts in front of every name
 _NUM_LISTED = 5
+_INDEX: Final = "model.safetensors.index.json"
+# What a checkpoint folder of Hugging Face's libraries holds, one of these.
+WEIGHTS_IN_FOLDER: Final = ("model.safetensors", _INDEX, "pytorch_model.bin")
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -21,8 +25,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     A name that ends in `.safetensors` is read as such, every other as a file of
     `torch.save`, of which nothing is executed: it may hold a `state_dict`, or a
-    checkpoint with one under `"state_dict"`, `"model_state_dict"` or `"model"`. If
-    all its names begin with `module.` and the model's do not, that is taken off. A
+    checkpoint with one under `"state_dict"`, `"model_state_dict"` or `"model"`. A
+    folder is read as a checkpoint of Hugging Face's libraries. If all names begin with
+    `module.` and the model's do not, that is taken off, and so is another prefix under
+    which the whole model is found, such as `model.` in checkpoints of Lightning. A
     name may be missing if its tensor is tied to one that is there. The model keeps
     its dtype and device, and is left as it was if anything does not fit.
 
@@ -49,14 +55,16 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         True
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no weight file {path} (looked in {path.parent.absolute()})."
-        )
-    tensors = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    tensors = _read_folder(path) if path.is_dir() else _read(path)
     own = model.state_dict()
     if _prefixed(tensors) and not _prefixed(own):
         tensors = {key.removeprefix(_PREFIX): value for key, value in tensors.items()}
+    if prefix := _prefix_of(own, tensors):
+        tensors = {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
     _require_fit(path, type(model).__name__, own, tensors)
     # strict would refuse a file that holds tied weights once
     model.load_state_dict(tensors, strict=False)
@@ -105,6 +113,42 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no weight file {path} (looked in {path.parent.absolute()})."
+        )
+    return _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint folder, in one file or in several."""
+    name = next((n for n in WEIGHTS_IN_FOLDER if (folder / n).is_file()), None)
+    if name is None:
+        raise FileNotFoundError(
+            f"a folder of weights must hold one of {', '.join(WEIGHTS_IN_FOLDER)}; "
+            f"{folder} holds none. Name the weight file itself."
+        )
+    if name != _INDEX:
+        return _read(folder / name)
+    try:
+        index: Any = json.loads((folder / name).read_text(encoding="utf-8"))
+        files = sorted({Path(file).name for file in index["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(_corrupt(folder / name, error)) from error
+    return {key: value for file in files for key, value in _read(folder / file).items()}
+
+
+def _prefix_of(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Return the one prefix under which all of the model is found, "" if none is."""
+    if not own or any(key in given for key in own):
+        return ""
+    first = next(iter(own))
+    ends = [key.removesuffix(first) for key in given if key.endswith(f".{first}")]
+    found = [prefix for prefix in ends if all(prefix + key in given for key in own)]
+    return found[0] if len(found) == 1 else ""
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Spectra of input Jacobians and weights, and what the tangent kernel aligns with."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, final
 
 import torch
@@ -121,11 +122,8 @@ class WeightSpectra:
         memory: str | int | None = None,
     ) -> None:
         require_choice("kernels", kernels, Kernels)
-        self._latest = Latest(
-            lambda model: weight_spectra(
-                model, params=params, kernels=kernels, memory=memory
-            )
-        )
+        compute = partial(weight_spectra, params=params, kernels=kernels, memory=memory)
+        self._latest = Latest(compute)
 
     def __call__(self, model: nn.Module) -> dict[str, Spectrum]:
         """Return names of parameters to spectra.
