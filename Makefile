@@ -32,5 +32,5 @@ clean:
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[vision,digits]" --group dev --group docs
+	$(BIN)/python -m pip install --quiet --editable ".[vision,digits,report]" --group dev --group docs
 	touch $@

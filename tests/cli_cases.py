@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pytest
@@ -73,6 +73,18 @@ class Slow(nn.Module):
 def broken():
     return 1 / 0
 """
+
+
+@final
+class Without:
+    """An import finder that knows that a package is not there."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == self._package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def enter_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -37,7 +37,7 @@ def test_without_a_verb_the_help_is_shown(capsys):
     assert ended("--help") == 0
     assert capsys.readouterr().out == shown
     assert re.findall(r"• (\w+)", shown) == [
-        *("demo", "jacobian", "ntk", "hessian", "fit", "compare", "info")
+        *("demo", "jacobian", "ntk", "hessian", "fit", "compare", "report", "info")
     ]
 
 
@@ -263,7 +263,8 @@ def test_compare_explains_what_cannot_be_compared(capsys):
     assert "it holds logits_outputs" in message
     assert "at least one run" in failed(capsys, "compare")
     assert "none of them twice" in failed(capsys, "compare", "one", "./one")
-    assert "has none. Check the path" in failed(capsys, "compare", "one", ".")
+    assert "has none. Check the path" in failed(capsys, "compare", "one", "two/results")
+    assert "holds some. Give these: one two" in failed(capsys, "compare", "one", ".")
     message = failed(capsys, "compare", "one", "--out", "one")
     assert "must not go into the folder of a run; one is one" in message
     assert Path("one/index.html").read_bytes() == page

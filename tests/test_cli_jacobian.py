@@ -2,12 +2,20 @@ import re
 import sys
 from itertools import product
 from pathlib import Path
-from typing import final
 
 import numpy as np
 import pytest
 import torch
-from cli_cases import OWN, as_json, enter_folder, factory, failed, mine, numbers_of
+from cli_cases import (
+    OWN,
+    Without,
+    as_json,
+    enter_folder,
+    factory,
+    failed,
+    mine,
+    numbers_of,
+)
 from image_files import random_bytes, write_mnist
 
 import eigenscope as es
@@ -15,18 +23,6 @@ from eigenscope import zoo
 from eigenscope._types import Layout, OutputName
 from eigenscope.cli import main
 from eigenscope.store import Run
-
-
-@final
-class Without:
-    """An import finder that knows that a package is not there."""
-
-    def __init__(self, package: str) -> None:
-        self._package = package
-
-    def find_spec(self, name: str, *_: object) -> None:
-        if name == self._package:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from eigenscope.cli.options import (
     JacobianOptions,
     NTKOptions,
     Options,
+    ReportOptions,
     parse,
 )
 
@@ -96,6 +97,10 @@ def _run(options: Options) -> None:
         from eigenscope.cli.compare import run_compare
 
         run_compare(options)
+    elif isinstance(options, ReportOptions):
+        from eigenscope.cli.report import run_report
+
+        run_report(options)
     elif isinstance(options, InfoOptions):
         from eigenscope.cli.info import run_info
 

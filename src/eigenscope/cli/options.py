@@ -187,6 +187,22 @@ class CompareOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOptions:
+    """Show runs of any kind on one interactive page, which needs no other file."""
+
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, _named("RUN [RUN ...]", hint="")
+    ]
+    """Folders of runs, complete or not."""
+    out: Annotated[Path, _named("FILE")] = Path("report.html")
+    """The page; one of that name is replaced."""
+    title: Annotated[str | None, _named("TEXT", hint="(default: the runs)")] = None
+    """Stands above the page."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InfoOptions:
     """Versions, devices, models and data sets; or what a run holds."""
 
@@ -203,6 +219,7 @@ Options = (
     | Annotated[HessianOptions, tyro.conf.subcommand("hessian")]
     | Annotated[FitOptions, tyro.conf.subcommand("fit")]
     | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
+    | Annotated[ReportOptions, tyro.conf.subcommand("report")]
     | Annotated[InfoOptions, tyro.conf.subcommand("info")]
 )
 

@@ -22,6 +22,7 @@ from eigenscope.plots.kernels import (
     plot_shares,
     share_figure,
 )
+from eigenscope.plots.overview import overview_figure, plot_series, series_figure
 from eigenscope.plots.style import (
     EIGENVALUE,
     FEATURE_EIGENVALUE,
@@ -44,6 +45,7 @@ __all__ = [
     "eigenvector_figure",
     "kernel_figure",
     "layers_figure",
+    "overview_figure",
     "plot_density",
     "plot_diagonal",
     "plot_input_vectors",
@@ -51,10 +53,12 @@ __all__ = [
     "plot_log_density",
     "plot_moduli",
     "plot_sample_vector",
+    "plot_series",
     "plot_shares",
     "plot_tail",
     "render_figure",
     "save_figure",
+    "series_figure",
     "share_figure",
     "spectrum_figure",
 ]

@@ -11,6 +11,7 @@ from eigenscope.experiments import SpectrumResult, load_jacobian_results
 from eigenscope.plots import comparison_figure, save_figure
 from eigenscope.report.jacobian import recorded_p_value
 from eigenscope.report.page import PageFigure, Table, write_page
+from eigenscope.report.runs import open_runs
 from eigenscope.store import Run, write_atomically
 
 HEADER = (
@@ -113,12 +114,8 @@ def read_comparison(paths: Sequence[Path], *, output: str, layout: str) -> Compa
         ValueError: If there is no run or one twice, or a run does not hold that
             spectrum; says what it holds.
     """
-    if not paths or len({path.resolve() for path in paths}) < len(paths):
-        given = ", ".join(str(path) for path in paths) or "none"
-        raise ValueError(
-            f"a comparison needs at least one run, and none of them twice; got {given}."
-        )
-    runs = tuple(Run.open(path) for path in paths)
+    found = open_runs(paths, purpose="a comparison")
+    runs = tuple(found.values())
     results: list[SpectrumResult] = []
     for run in runs:
         spectra = load_jacobian_results(run).spectra
@@ -131,7 +128,7 @@ def read_comparison(paths: Sequence[Path], *, output: str, layout: str) -> Compa
                 f"it holds {held}. Choose with --output and --layout."
             )
         results += chosen
-    return Comparison(runs=runs, results=tuple(results), labels=_labels(paths))
+    return Comparison(runs=runs, results=tuple(results), labels=tuple(found))
 
 
 def write_comparison(comparison: Comparison, out: Path, *, title: str) -> Path:
@@ -182,11 +179,3 @@ def write_comparison(comparison: Comparison, out: Path, *, title: str) -> Path:
         provenance={str(run.path): dict(run.arguments) for run in comparison.runs},
     )
     return page
-
-
-def _labels(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return the folders' names, or their whole paths where names repeat."""
-    names = [path.resolve().name for path in paths]
-    if len(set(names)) == len(names):
-        return tuple(names)
-    return tuple(str(path) for path in paths)

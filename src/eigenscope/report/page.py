@@ -110,24 +110,44 @@ def write_page(
         ValueError: If an image is not PNG.
         OSError: If a file cannot be read or written.
     """
-    source = resources.files("eigenscope.report").joinpath("page.html")
+    text = render_template(
+        "page.html",
+        title=title,
+        paragraph=summary if isinstance(summary, str) else "",
+        facts=() if isinstance(summary, str) else summary,
+        tables=tables,
+        figures=[embedded(figure) for figure in figures],
+        provenance=list(flattened(provenance)),
+    )
+    write_atomically(Path(path), text)
+
+
+def render_template(name: str, **parts: object) -> str:
+    """Fill one of the package's templates; all text is escaped.
+
+    Args:
+        name: File name of the template.
+        parts: What it shows.
+
+    Returns:
+        The page.
+    """
+    folder = resources.files("eigenscope.report")
+
+    def source(file: str) -> str:
+        return folder.joinpath(file).read_text(encoding="utf-8")
+
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(source),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["cell"] = format_cell
+    environment.filters["number"] = _plain_number
     environment.tests["quantity"] = _is_quantity
-    text = environment.from_string(source.read_text(encoding="utf-8")).render(
-        title=title,
-        paragraph=summary if isinstance(summary, str) else "",
-        facts=() if isinstance(summary, str) else summary,
-        tables=tables,
-        figures=[_embedded(figure) for figure in figures],
-        provenance=list(_flattened(provenance)),
-    )
-    write_atomically(Path(path), text)
+    return environment.get_template(name).render(**parts, file=source)
 
 
 def format_cell(value: object) -> str:
@@ -171,7 +191,27 @@ def _is_quantity(value: object) -> bool:
     return value is None or (isinstance(value, Real) and not isinstance(value, bool))
 
 
-def _embedded(figure: PageFigure) -> dict[str, str | int]:
+def _plain_number(value: Real | None) -> str:
+    """Write a number for machines, with all digits; nothing where it is missing."""
+    if value is None or math.isnan(float(value)):
+        return ""
+    if math.isinf(float(value)):
+        return "Infinity" if float(value) > 0 else "-Infinity"
+    return str(int(value)) if isinstance(value, Integral) else repr(float(value))
+
+
+def embedded(figure: PageFigure) -> dict[str, str | int]:
+    """Return what a template shows of a figure: its image as a data URL, and sizes.
+
+    Args:
+        figure: The figure.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        ValueError: If the image is not PNG.
+    """
     image = figure.image
     content = image.read_bytes() if isinstance(image, Path) else image
     if not content.startswith(_PNG) or len(content) < 24:
@@ -191,11 +231,20 @@ def _embedded(figure: PageFigure) -> dict[str, str | int]:
     }
 
 
-def _flattened(tree: Mapping[str, Any], above: str = "") -> Generator[tuple[str, str]]:
+def flattened(tree: Mapping[str, Any], above: str = "") -> Generator[tuple[str, str]]:
+    """Write a nested mapping as pairs of a path and a text.
+
+    Args:
+        tree: The mapping.
+        above: Path of the mapping itself.
+
+    Yields:
+        Such as ("arguments › seed", "0").
+    """
     for name, value in tree.items():
         path = f"{above} › {name}" if above else str(name)
         if isinstance(value, Mapping):
-            yield from _flattened(value, path)
+            yield from flattened(value, path)
         elif isinstance(value, list | tuple):
             yield path, ", ".join(str(item) for item in value) or _MISSING
         else:
