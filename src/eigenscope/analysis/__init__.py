@@ -1,5 +1,6 @@
-"""What spectra say: bulk and outliers, power-law tails, distances, subspaces."""
+"""What spectra say: bulk, outliers and classes, tails, distances, subspaces."""
 
+from eigenscope.analysis.classwise import ClassDecomposition, decompose_by_class
 from eigenscope.analysis.distance import wasserstein, wasserstein_estimate
 from eigenscope.analysis.heights import height_distance
 from eigenscope.analysis.power_law import PowerLaw, fit_power_law
@@ -9,8 +10,10 @@ from eigenscope.analysis.summary import Summary, summarize
 
 __all__ = [
     "Bulk",
+    "ClassDecomposition",
     "PowerLaw",
     "Summary",
+    "decompose_by_class",
     "fit_bulk",
     "fit_power_law",
     "height_distance",

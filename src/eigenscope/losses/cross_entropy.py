@@ -114,7 +114,7 @@ class CrossEntropy(RiskLoss):
             )
 
     @override
-    def curvature(self, raw: Tensor, targets: Any) -> OutputMatrix:
+    def curvature(self, raw: Tensor, targets: Any) -> Categorical:
         logits, mass = self.arrange(raw), self._mass(raw, targets)
         return Categorical(logits, mass, self.arrange, self._restore(raw))
 
@@ -154,6 +154,10 @@ class CrossEntropy(RiskLoss):
         """Return the logits with classes on axis 1 and all positions on axis 2."""
         logits = raw[:, :-1].transpose(1, 2) if self._next_token else raw
         return logits.reshape(len(raw), logits.shape[1], -1)
+
+    def classes(self, targets: Tensor) -> Int64[Tensor, "sample position"]:
+        """Return the class of every position; `ignore_index` where there is none."""
+        return self._wanted(targets).reshape(len(targets), -1)
 
     def _restore(self, raw: Tensor) -> Any:
         shape = raw.shape

@@ -67,6 +67,11 @@ class Categorical(OutputMatrix):
         mass: m ≥ 0 for each position.
         arrange: From the raw outputs to (sample, class, position).
         restore: From that to the raw outputs' shape.
+
+    Attributes:
+        probabilities: p, (sample, class, position).
+        mass: m, (sample, 1, position).
+        restored: From what is arranged so to the raw outputs' shape.
     """
 
     def __init__(
@@ -76,24 +81,24 @@ class Categorical(OutputMatrix):
         arrange: Function,
         restore: Function,
     ) -> None:
-        self._probabilities = torch.softmax(logits, 1)
-        self._mass = mass.unsqueeze(1)
+        self.probabilities = torch.softmax(logits, 1)
+        self.mass = mass.unsqueeze(1)
         self._arrange = arrange
-        self._restore = restore
+        self.restored = restore
 
     @override
     def product(self, outputs: Tensor) -> Tensor:
-        p = self._probabilities
+        p = self.probabilities
         weighted = self._arrange(outputs) * p
         weighted.addcmul_(p, weighted.sum(1, keepdim=True), value=-1)
-        return self._restore(weighted.mul_(self._mass))
+        return self.restored(weighted.mul_(self.mass))
 
     @override
     def project(self, raw: Tensor) -> Float[Tensor, "sample row"]:
-        p, logits = self._probabilities, self._arrange(raw)
+        p, logits = self.probabilities, self._arrange(raw)
         roots = p.sqrt()
         centered = logits - (p * logits).sum(1, keepdim=True)
-        images = centered * roots * self._mass.sqrt()
+        images = centered * roots * self.mass.sqrt()
         last = images[:, -1:] / (1 + roots[:, -1:])
         return (images[:, :-1] - roots[:, :-1] * last).flatten(1)
 
