@@ -296,9 +296,10 @@ def test_gaps_are_told(tmp_path):
         zoo.save_weights(model, tmp_path / f"step_{step}.safetensors")
     some: Any = {"weights": es.WeightSpectra()}
     even = es.Schedule.every(2)
-    with Run.create(tmp_path.parent / "gaps", verb="series", arguments={}) as run:
-        with pytest.warns(UserWarning, match="seem to be missing between 3 and 6"):
-            history = es.record_series(run, model, tmp_path, some, schedule=even)
+    run = Run.create(tmp_path.parent / "gaps", verb="series", arguments={})
+    with pytest.warns(UserWarning, match="seem to be missing between 3 and 6"):
+        history = es.record_series(run, model, tmp_path, some, schedule=even)
+    run.close()
     assert history.numbers == (2, 6)
     assert run.results["gaps"] == [[3, 6]]
 

@@ -80,10 +80,14 @@ if TYPE_CHECKING:
         Schedule,
         TailExponent,
         TargetAlignment,
+        TensorBoardSink,
         TracePenalty,
+        WandbSink,
         WeightSpectra,
         find_checkpoints,
+        lightning_callback,
         record_series,
+        transformers_callback,
     )
 
 __all__ = [
@@ -118,8 +122,10 @@ __all__ = [
     "Summary",
     "TailExponent",
     "TargetAlignment",
+    "TensorBoardSink",
     "TracePenalty",
     "Verdict",
+    "WandbSink",
     "WeightSpectra",
     "apply_function",
     "condition_number",
@@ -135,6 +141,7 @@ __all__ = [
     "kernel_alignment",
     "kernel_target_alignment",
     "layer_blocks",
+    "lightning_callback",
     "log_determinant",
     "next_token_loss",
     "norm",
@@ -152,6 +159,7 @@ __all__ = [
     "summarize",
     "top_eigenpairs",
     "trace",
+    "transformers_callback",
     "verify",
     "wasserstein",
     "wasserstein_estimate",
@@ -161,6 +169,10 @@ __all__ = [
 __version__ = version("eigenscope")
 
 _HOMES = {
+    "TensorBoardSink": "training",
+    "WandbSink": "training",
+    "lightning_callback": "training",
+    "transformers_callback": "training",
     "Checkpoints": "training",
     "find_checkpoints": "training",
     "record_series": "training",

@@ -1,5 +1,6 @@
 """Training: a small honest trainer, and a recorder for anybody's own loop."""
 
+from eigenscope.training.adapters import lightning_callback, transformers_callback
 from eigenscope.training.checkpoints import Checkpoints, find_checkpoints
 from eigenscope.training.classifier import TrainingLog, accuracy, train_classifier
 from eigenscope.training.history import History
@@ -18,6 +19,7 @@ from eigenscope.training.recorder import Recorder
 from eigenscope.training.regularization import TracePenalty
 from eigenscope.training.schedule import Schedule
 from eigenscope.training.series import record_series
+from eigenscope.training.sinks import Sink, TensorBoardSink, WandbSink
 
 __all__ = [
     "Checkpoints",
@@ -30,13 +32,18 @@ __all__ = [
     "Measure",
     "Recorder",
     "Schedule",
+    "Sink",
     "TailExponent",
     "TargetAlignment",
+    "TensorBoardSink",
     "TracePenalty",
     "TrainingLog",
+    "WandbSink",
     "WeightSpectra",
     "accuracy",
     "find_checkpoints",
+    "lightning_callback",
     "record_series",
     "train_classifier",
+    "transformers_callback",
 ]

@@ -1,7 +1,7 @@
 """Measuring a network while anybody's loop trains it, and leaving no trace."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -20,6 +20,7 @@ from eigenscope.training.measurement import (
     plain_number,
 )
 from eigenscope.training.schedule import Schedule
+from eigenscope.training.sinks import Sink
 
 
 @final
@@ -40,6 +41,8 @@ class Recorder:
         schedule: When to measure; at every call by default.
         mode: "eval" puts the network in eval mode while it is measured, "as_is" leaves
             it in the mode of the training.
+        sinks: Where recordings go besides, such as `es.TensorBoardSink`; a killed
+            process may leave its last one there twice.
 
     Raises:
         ValueError: If there is no measure, or the run was begun with others.
@@ -68,6 +71,7 @@ class Recorder:
         *,
         schedule: Schedule | None = None,
         mode: Mode = "eval",
+        sinks: Sequence[Sink] = (),
     ) -> None:
         require_choice("mode", mode, Mode)
         if not measures:
@@ -76,6 +80,7 @@ class Recorder:
         self._run = run
         self._measures = dict(measures)
         self._mode: Mode = mode
+        self._sinks = tuple(sinks)
         names: list[JsonValue] = list(measures)
         run.record_settings(
             {"measures": names, "schedule": self.schedule.to_json(), "mode": mode}
@@ -129,6 +134,8 @@ class Recorder:
         entries: dict[str, Any] = {}
         for key, value in found.items():
             entries[key] = self._saved(number, len(entries), key, value)
+        for sink in self._sinks:
+            sink.write(number, found)
         save_states(self._run, self._measures, number)
         content = {"number": number, "entries": entries}
         write_atomically(self._marker(number), json.dumps(content, allow_nan=False))
