@@ -77,6 +77,7 @@ def test_chunks_and_budgets_change_nothing(name, method, outputs, monkeypatch):
     engine = "eigenscope.kernels.engine.KernelEngine"
     for kept in (5, 1, 2):
         monkeypatch.setattr(f"{engine}._block_size", lambda _: 2)
+        monkeypatch.setattr(f"{engine}._range_size", lambda _: 2)
         monkeypatch.setattr(f"{engine}._row_block_size", lambda _: 1)
         monkeypatch.setattr(f"{engine}._ranges_kept", lambda *_, kept=kept: kept)
         options: dict[str, Any] = {"outputs": outputs, "method": method}
@@ -98,6 +99,49 @@ def test_few_cotangents_at_a_time_and_small_scratch_change_nothing(name, monkeyp
         assert_same(es.ntk_components(model, inputs, method=method), expected)
         found = es.ntk(model, inputs, method=method, outputs="trace")
         assert_close(found, total(traces(expected)))
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg", "convnext", "language model", "twice", "lstm", "experts"]
+)
+def test_parameters_with_matrices_of_their_own_change_nothing(name, monkeypatch):
+    """Chunks of two samples and a single one in one range; few outputs at a time."""
+    monkeypatch.setattr("eigenscope.kernels.formed._OWN_ENTRIES", 1)
+    monkeypatch.setattr(
+        "eigenscope.kernels.engine.KernelEngine._block_size", lambda _: 2
+    )
+    model, inputs, expected = case(name)
+    for room in (1, 2**20):
+        monkeypatch.setattr("eigenscope.kernels.blocks.COTANGENT_BYTES", room)
+        for method in METHODS:
+            found = es.ntk_components(model, inputs, method=method)
+            assert_same(found, expected)
+            found = es.ntk(model, inputs, method=method, outputs="trace")
+            assert_close(found, total(traces(expected)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding": 1},
+        {"padding": 2, "dilation": (2, 3)},
+        {"padding": 1, "stride": (1, 2)},
+        {"padding": (2, 1), "stride": (2, 1)},
+        {"padding": 1, "groups": 2, "bias": False},
+    ],
+)
+def test_kernels_of_convolutions_are_formed_row_by_row(options, monkeypatch):
+    monkeypatch.setattr("eigenscope.kernels.formed._OWN_ENTRIES", 1)
+    torch.default_generator.manual_seed(0)
+    conv = nn.Conv2d(2, 4, 3, **options)
+    again, head = nn.Conv2d(4, 4, 3, padding=1), nn.LazyLinear(2)
+    parts = [conv, nn.Tanh(), again, nn.Tanh(), again, nn.Flatten(), head]
+    model = nn.Sequential(*parts).double()
+    x = torch.randn(3, 2, 9, 8, dtype=torch.float64)
+    model(x)
+    expected = loop_kernels(model, x)
+    assert_same(es.ntk_components(model, x, method="jacobian"), expected)
 
 
 def test_batches_that_a_different_path_serves_agree(monkeypatch):

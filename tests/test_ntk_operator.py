@@ -10,7 +10,7 @@ from parameter_oracles import assert_close, data_of, loop_kernels
 from torch import Tensor
 
 import eigenscope as es
-from eigenscope.kernels.matrices import add_blocks
+from eigenscope.kernels.matrices import add_ranges
 from eigenscope.operators import StoredGram
 
 
@@ -106,13 +106,13 @@ def test_a_second_write_computes_only_what_is_missing(tmp_path, monkeypatch):
     with run_at(tmp_path / "whole") as run:
         expected = kernel.write(run).dense()
     counted: list[int] = []
-    name = "eigenscope.operators.kernel_tiles.add_blocks"
+    name = "eigenscope.operators.kernel_tiles.add_ranges"
 
     def stopping(*args: Any) -> None:
         counted.append(1)
         if len(counted) == 4:
             raise KeyboardInterrupt
-        add_blocks(*args)
+        add_ranges(*args)
 
     with run_at(tmp_path / "run") as run:
         monkeypatch.setattr(name, stopping)

@@ -88,6 +88,11 @@ class ParameterEngine:
         self.chunk_size = problem.batches.batch_size or chosen
 
     @property
+    def cotangent_bytes(self) -> int:
+        """Bytes of the cotangents of one sample and output, of all calls together."""
+        return self._proof.sample_bytes
+
+    @property
     def coverage(self) -> dict[str, Coverage]:
         """How each parameter is served, in `named_parameters()` order."""
         return {name: self._proof.coverage[name] for name in self.problem.params}
@@ -265,12 +270,13 @@ class OpenChunk:
             else engine.paths_beside_rules(chunk)
         )
 
-    def outputs_at_once(self) -> int:
-        """Return how many outputs' cotangents fit the cache that is meant for them."""
+    def outputs_at_once(self, room: int | None = None) -> int:
+        """Return how many outputs' cotangents fit so many bytes, by default a cache."""
         if self._chunk is None:
             return self._num_outputs
         each = max(1, self._chunk.cotangent_bytes())
-        return max(1, min(self._num_outputs, _COTANGENT_BYTES // each))
+        fitting = (_COTANGENT_BYTES if room is None else room) // each
+        return max(1, min(self._num_outputs, fitting))
 
     def products(self, weights: Tensor) -> Iterator[tuple[int, str, Tensor]]:
         """Yield Σ weights[i, c, v] ∂z_c(x_i)/∂θ over the chunk, without its rows.

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigenscope.autodiff import large_empty
 from eigenscope.jacobian import OpenChunk, ParameterEngine, PerSample
 from eigenscope.jacobian.engine import require_finite_gradients
 from eigenscope.kernels.choices import riders_of
 from eigenscope.kernels.factors import Factor, factor_of, joined
-from eigenscope.kernels.scratch import Scratch
+from eigenscope.kernels.formed import Formed
 from eigenscope.problem import Batch
+
+# All outputs of a block together, so that their gradients are next to each other.
+COTANGENT_BYTES = 256 * 2**20
 
 _Parts = dict[str, list[PerSample]]
 
@@ -26,24 +28,19 @@ class Block:
 
     Attributes:
         start: Index of the first sample.
-        rows: Gradients that were formed, parameters next to each other.
-        columns: Where each of these parameters is.
+        size: Samples.
+        formed: Gradients that were formed; those of these samples and others.
         factors: Gradients that were not, one entry for each use of the parameter.
         riders: Parameters whose gradients are the moving side of another's factor.
         loose: Gradients that should not have been formed but had to be.
     """
 
     start: int
-    rows: Float[Tensor, "sample output column"]
-    columns: Mapping[str, slice]
+    size: int
+    formed: Formed
     factors: Mapping[str, list[Factor]]
     riders: Mapping[str, str]
     loose: Mapping[str, Float[Tensor, "sample output entry"]]
-
-    @property
-    def size(self) -> int:
-        """Samples."""
-        return len(self.rows)
 
     @property
     def stop(self) -> int:
@@ -52,8 +49,9 @@ class Block:
 
     def gradients(self, name: str) -> Float[Tensor, "sample output entry"] | None:
         """Return the gradients by one parameter if they are there as such."""
-        if name in self.columns:
-            return self.rows[:, :, self.columns[name]]
+        if name in self.formed.names:
+            first = self.start - self.formed.start
+            return self.formed.gradients(name, slice(first, first + self.size))
         if name in self.riders:
             return self.factors[self.riders[name]][0].moving.tensor[0, :, 0]
         return self.loose.get(name)
@@ -61,25 +59,37 @@ class Block:
     @property
     def names(self) -> set[str]:
         """Parameters that the outputs depend on."""
-        return {*self.columns, *self.factors, *self.riders, *self.loose}
+        return {*self.formed.names, *self.factors, *self.riders, *self.loose}
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Consecutive samples whose formed gradients are multiplied together.
+
+    Attributes:
+        start: Index of the first sample.
+        stop: Index after the last.
+        formed: Gradients that were formed.
+        blocks: The same samples in the parts that went through the network together.
+    """
+
+    start: int
+    stop: int
+    formed: Formed
+    blocks: Sequence[Block]
 
 
 def make_block(
-    engine: ParameterEngine,
-    batch: Batch,
-    forms: Mapping[str, Literal["jacobian", "structured"]],
-    dtype: torch.dtype,
-    *,
-    scratch: Scratch | None = None,
+    engine: ParameterEngine, batch: Batch, formed: Formed, dtype: torch.dtype
 ) -> Block:
     """Run one chunk forward and backward and keep its gradients.
 
     Args:
         engine: The engine.
         batch: The samples.
-        forms: Parameter to the form that is wanted.
+        formed: Where gradients are to be formed; these samples are among its own.
         dtype: Type to compute in.
-        scratch: Memory for the rows, if they are not needed for long.
 
     Returns:
         The gradients.
@@ -87,39 +97,24 @@ def make_block(
     Raises:
         ValueError: If an entry is not finite; the message names sample and parameter.
     """
-    params = engine.problem.params
-    columns = _columns(engine, forms)
-    width = max((where.stop for where in columns.values()), default=0)
-    shape = (batch.size, engine.num_outputs, width)
-    if scratch is None:
-        rows = large_empty(shape, dtype=dtype, device=engine.problem.device)
-    else:
-        like = torch.empty(0, dtype=dtype, device=engine.problem.device)
-        rows = scratch.take("rows", shape, like)
     found: list[_Parts] = []
     with engine.open(batch.owned()) as chunk:
         for outputs in output_blocks(chunk, engine.num_outputs):
             found.append({})
+            columns = slice(outputs.start, outputs.stop)
             written: set[str] = set()
             for name, part in chunk.parts(outputs):
-                if name in columns:
-                    target = rows[:, outputs.start : outputs.stop, columns[name]]
-                    _write(
-                        part,
-                        target,
-                        add=name in written,
-                        same_type=params[name].dtype == dtype,
-                    )
-                    if not part.is_bounded():
-                        require_finite_gradients(name, target, batch.start)
+                if name in formed.names:
+                    add = name in written
+                    formed.write(name, part, batch.start, columns, add=add)
                     written.add(name)
                 else:
                     if not part.is_bounded():
                         require_finite_gradients(name, part.tensor(), batch.start)
                     found[-1].setdefault(name, []).append(part)
-            for name in columns.keys() - written:
-                rows[:, outputs.start : outputs.stop, columns[name]] = 0
-    return _block(batch.start, rows, columns, found, dtype)
+            for name in formed.names - written:
+                formed.clear(name, batch.start, batch.size, columns)
+    return _with_factors(batch, formed, found, dtype)
 
 
 def output_blocks(chunk: OpenChunk, num_outputs: int) -> Iterator[range]:
@@ -134,7 +129,7 @@ def output_blocks(chunk: OpenChunk, num_outputs: int) -> Iterator[range]:
     Yields:
         Consecutive outputs.
     """
-    most = max(2, chunk.outputs_at_once())
+    most = max(2, chunk.outputs_at_once(COTANGENT_BYTES))
     first = 0
     while first < num_outputs:
         stop = min(first + most, num_outputs)
@@ -142,34 +137,8 @@ def output_blocks(chunk: OpenChunk, num_outputs: int) -> Iterator[range]:
         first = stop
 
 
-def _columns(engine: ParameterEngine, forms: Mapping[str, str]) -> dict[str, slice]:
-    columns: dict[str, slice] = {}
-    stop = 0
-    for name, parameter in engine.problem.params.items():
-        if forms[name] == "jacobian":
-            columns[name] = slice(stop, stop + parameter.numel())
-            stop += parameter.numel()
-    return columns
-
-
-def _write(part: PerSample, target: Tensor, *, add: bool, same_type: bool) -> None:
-    """Write gradients into (sample, output, entry)."""
-    weight = part.shape[2:]
-    shaped = target.unflatten(2, weight) if weight else target[:, :, 0]
-    if same_type:
-        part.write(shaped, add=add)
-    elif add:
-        shaped += part.tensor()
-    else:
-        shaped.copy_(part.tensor())
-
-
-def _block(
-    start: int,
-    rows: Tensor,
-    columns: dict[str, slice],
-    found: Sequence[_Parts],
-    dtype: torch.dtype,
+def _with_factors(
+    batch: Batch, formed: Formed, found: Sequence[_Parts], dtype: torch.dtype
 ) -> Block:
     riders = _common_riders(found)
     factors: dict[str, list[Factor]] = {}
@@ -185,9 +154,9 @@ def _block(
             total = sum(part.tensor() for part in parts)
             loose[name] = _flat(torch.as_tensor(total)).to(dtype)
     return Block(
-        start=start,
-        rows=rows,
-        columns=columns,
+        start=batch.start,
+        size=batch.size,
+        formed=formed,
         factors=factors,
         riders=riders,
         loose=loose,

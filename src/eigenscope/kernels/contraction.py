@@ -8,7 +8,7 @@ from eigenscope._types import KernelOutputs
 from eigenscope.kernels.factors import Factor, Features, Labels, Side
 from eigenscope.kernels.scratch import Scratch
 
-_SCRATCH_ENTRIES = 2**20
+_SCRATCH_ENTRIES = 2**22
 
 
 def inner_products(
@@ -123,12 +123,14 @@ def _add_nested(
     weights = vector_gram(b.shared, a.shared, group, "shared", scratch)
     ordered = scratch.take("ordered", (left, right * t, s), own)
     ordered.copy_(weights.view(right * t, left, s).transpose(0, 1))
-    columns = others.permute(0, 1, 3, 2).reshape(right, t * features, -1)
-    mixed = scratch.take("mixed", (left, right * t, features), own)
+    mixed = scratch.take("mixed", (outputs, left, right * t, features), own)
     for output in range(outputs):
-        torch.bmm(ordered, own[:, :, output], out=mixed)
-        rows = mixed.view(left, right, t * features).transpose(0, 1)
-        out[:, output] += torch.bmm(rows, columns).transpose(0, 1)
+        torch.bmm(ordered, own[:, :, output], out=mixed[output])
+    rows = mixed.view(outputs * left, right, t * features)
+    columns = others.permute(0, 2, 1, 3).reshape(right, -1, t * features)
+    for sample in range(right):
+        found = columns[sample] @ rows[:, sample].T
+        out[:, :, sample] += found.view(-1, outputs, left).permute(2, 1, 0)
 
 
 def _add_crossed(
@@ -167,7 +169,7 @@ def _add_hadamard(
 def _pieces(a: Factor, b: Factor) -> list[tuple[slice, slice]]:
     """Return blocks of pairs whose Gram matrices fit the scratch memory."""
     (s, outputs, features), t = a.moving.shape[2:], b.left.shape[2]
-    each = max(s * t, t * features, outputs**2)
+    each = max(s * t, t * outputs * features, outputs**2)
     most = max(1, int((_SCRATCH_ENTRIES / each) ** 0.5))
     if a.moves_right != b.moves_right:
         most = max(1, most // max(a.moving.shape[3], b.moving.shape[3]))

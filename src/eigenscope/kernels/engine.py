@@ -1,6 +1,6 @@
 """Which gradients are kept, which are found again, and which pairs are multiplied."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -10,8 +10,9 @@ from eigenscope._types import KernelMethod, KernelOutputs, require_choice
 from eigenscope.budget import format_bytes
 from eigenscope.jacobian import ParameterEngine, PerSample
 from eigenscope.jacobian.mixing import at_least_two
-from eigenscope.kernels.blocks import Block, make_block
+from eigenscope.kernels.blocks import COTANGENT_BYTES, Block, Range, make_block
 from eigenscope.kernels.choices import Form, KernelChoice, choose
+from eigenscope.kernels.formed import Formed, Layout
 from eigenscope.problem import Problem
 
 
@@ -33,6 +34,7 @@ class KernelSettings:
 
 _HALF = (torch.float16, torch.bfloat16)
 _STREAMED_BYTES = 256 * 2**20
+_FEWEST = 8
 
 
 @final
@@ -131,19 +133,19 @@ class KernelEngine:
 
     def pairs(
         self, step: int | None = None, *, wanted: set[tuple[int, int]] | None = None
-    ) -> Iterator[tuple[int, int, Sequence[Block], Sequence[Block]]]:
+    ) -> Iterator[tuple[int, int, Range, Range]]:
         """Yield the gradients of pairs of ranges of samples.
 
         Args:
-            step: Samples of a range; a block if None.
+            step: Samples of a range; all if None and they fit the memory.
             wanted: Pairs (row range, column range) that are needed; of one set, only
                 the lower triangle ever is. All if None.
 
         Yields:
-            Number of the row range and of the column range, and their blocks. For a
-            range with itself both are the same blocks.
+            Number of the row range and of the column range, and the two, which are
+            the same object for a range with itself.
         """
-        step = step or self._block_size()
+        step = step or self._range_size()
         num_left = -(-self.problem.num_samples // step)
         num_right = -(-self._right.problem.num_samples // step)
         pairs = set(self.all_pairs(step))
@@ -166,7 +168,7 @@ class KernelEngine:
         Returns:
             Row range and column range; of one set, the lower triangle.
         """
-        step = step or self._block_size()
+        step = step or self._range_size()
         num_left = -(-self.problem.num_samples // step)
         num_right = -(-self._right.problem.num_samples // step)
         return [
@@ -177,34 +179,34 @@ class KernelEngine:
 
     def num_passes(self, step: int | None = None) -> int:
         """Return how often the rows' samples go through the network, with `pairs`."""
-        step = step or self._block_size()
+        step = step or self._range_size()
         num_ranges = -(-self._right.problem.num_samples // step)
         return -(-num_ranges // self._ranges_kept(step, num_ranges))
 
     def _pairs_of_columns(
         self, step: int, pairs: set[tuple[int, int]], columns: set[int]
-    ) -> Iterator[tuple[int, int, Sequence[Block], Sequence[Block]]]:
+    ) -> Iterator[tuple[int, int, Range, Range]]:
         """Keep some column ranges and bring every row range that pairs with them."""
         needed = {j for _, j in pairs}
         rows = {i for i, _ in pairs}
         if self._is_symmetric:
-            held: dict[int, list[Block]] = {}
-            for number, blocks in self._ranges(self._left, step, needed | rows):
+            held: dict[int, Range] = {}
+            for number, mine in self._ranges(self._left, step, needed | rows):
                 if number in columns:
-                    held[number] = blocks
+                    held[number] = mine
                 for j in sorted(held):
                     if (number, j) in pairs:
-                        yield number, j, blocks, held[j]
+                        yield number, j, mine, held[j]
             return
         held = dict(self._ranges(self._right, step, needed))
-        for number, blocks in self._ranges(self._left, step, rows):
+        for number, mine in self._ranges(self._left, step, rows):
             for j in sorted(held):
                 if (number, j) in pairs:
-                    yield number, j, blocks, held[j]
+                    yield number, j, mine, held[j]
 
     def _product_pairs(
         self, step: int, pairs: set[tuple[int, int]]
-    ) -> Iterator[tuple[int, int, Sequence[Block], Sequence[Block]]]:
+    ) -> Iterator[tuple[int, int, Range, Range]]:
         """Keep inputs and cotangents of some rows and bring gradients of columns."""
         num_left = -(-self.problem.num_samples // step)
         kept = self._ranges_kept(step, num_left)
@@ -213,12 +215,12 @@ class KernelEngine:
             mine = {pair for pair in pairs if pair[0] in rows}
             held = dict(self._ranges(self._left, step, {i for i, _ in mine}))
             needed = {j for _, j in mine}
-            for number, blocks in self._ranges(
+            for number, other in self._ranges(
                 self._right, step, needed, form="jacobian"
             ):
                 for i in sorted(held):
                     if (i, number) in mine:
-                        yield i, number, held[i], blocks
+                        yield i, number, held[i], other
 
     def _ranges(
         self,
@@ -227,22 +229,44 @@ class KernelEngine:
         wanted: set[int],
         *,
         form: Form | None = None,
-    ) -> Iterator[tuple[int, list[Block]]]:
-        """Yield the blocks of each range that is wanted, in one pass over the data."""
-        forms: dict[str, Form] = {
-            name: form or ("jacobian" if c.form == "jacobian" else "structured")
-            for name, c in self.choices.items()
-        }
-        size = min(step, self._block_size())
-        found: list[Block] = []
-        for batch in engine.chunks(size, boundary=step):
+    ) -> Iterator[tuple[int, Range]]:
+        """Yield each range that is wanted, in one pass over the data."""
+        layout = self._layout(form)
+        like = torch.empty(0, dtype=self.dtype, device=self.problem.device)
+        num_samples, k = engine.problem.num_samples, engine.num_outputs
+        formed: Formed | None = None
+        blocks: list[Block] = []
+        for batch in engine.chunks(min(step, self._block_size()), boundary=step):
             number, stop = batch.start // step, batch.start + batch.size
             if number not in wanted:
                 continue
-            found.append(make_block(engine, batch, forms, self.dtype))
-            if stop % step == 0 or stop == engine.problem.num_samples:
-                yield number, found
-                found = []
+            if formed is None:
+                size = min(step, num_samples - batch.start)
+                formed = Formed(layout, batch.start, (size, k), like)
+            blocks.append(make_block(engine, batch, formed, self.dtype))
+            if stop % step == 0 or stop == num_samples:
+                yield (
+                    number,
+                    Range(start=formed.start, stop=stop, formed=formed, blocks=blocks),
+                )
+                formed, blocks = None, []
+
+    def _layout(self, form: Form | None) -> Layout:
+        """Return where the gradients are put that are formed."""
+        shapes = {
+            name: tuple(parameter.shape)
+            for name, parameter in self.problem.params.items()
+            if (form or self.choices[name].form) == "jacobian"
+        }
+        return Layout.of(shapes, in_order=self._method == "products")
+
+    def _range_size(self) -> int:
+        """Return the samples whose gradients are multiplied together."""
+        columns = self._right.problem.num_samples
+        fits = self._num_samples() * self.sample_bytes <= self._free_bytes
+        if fits and self._method != "products" and self.ranks.size == 1:
+            return max(self.problem.num_samples, columns)
+        return self._block_size()
 
     def _ranges_kept(self, step: int, num_ranges: int) -> int:
         """Return how many ranges of samples are kept together."""
@@ -268,7 +292,9 @@ class KernelEngine:
                 f"{format_bytes(2 * self.sample_bytes)}, beside the result; it leaves "
                 f"{format_bytes(max(0, self._free_bytes))}. Give more with memory=."
             )
-        return min(self._left.chunk_size, fitting)
+        outputs = self._left.num_outputs * max(1, self._left.cotangent_bytes)
+        together = max(_FEWEST, COTANGENT_BYTES // outputs)
+        return min(self._left.chunk_size, fitting, together)
 
     def _row_block_size(self) -> int:
         """Return the samples whose whole gradients are in memory together."""

@@ -7,9 +7,9 @@ from torch import Tensor
 from eigenscope._types import KernelMethod, KernelOutputs
 from eigenscope.autodiff import large_empty
 from eigenscope.budget import format_bytes, resolve
-from eigenscope.kernels.blocks import Block
+from eigenscope.kernels.blocks import Block, Range
 from eigenscope.kernels.engine import KernelEngine
-from eigenscope.kernels.pairs import add_pair
+from eigenscope.kernels.pairs import add_formed, add_pair
 from eigenscope.kernels.scratch import Scratch
 from eigenscope.kernels.triangles import mirror_lower
 from eigenscope.problem import Problem
@@ -95,39 +95,57 @@ def _add_pairs(
     with ranks.together():
         wanted = set(ranks.deal_pairs(engine.all_pairs()))
         for *_, left, right in engine.pairs(wanted=wanted):
-            for a in left:
-                for b in right:
-                    add_blocks(results, groups, a, b, (0, 0), engine.outputs, scratch)
+            add_ranges(results, groups, left, right, (0, 0), engine.outputs, scratch)
     for result in results.values():
         with ranks.sum_over_ranks(result):
             pass
 
 
-def add_blocks(
+def add_ranges(
     results: Mapping[str, Tensor],
     groups: Mapping[str, str],
-    a: Block,
-    b: Block,
+    left: Range,
+    right: Range,
     origin: tuple[int, int],
     outputs: KernelOutputs,
     scratch: Scratch,
 ) -> None:
-    """Add the products of two blocks at their place in the results.
+    """Add the products of two ranges at their place in the results.
+
+    Of a range with itself the lower triangle is added, and some of the upper one.
 
     Args:
         results: Group to matrix.
         groups: Parameter to group.
-        a: Samples of some rows.
-        b: Samples of some columns.
+        left: Samples of some rows.
+        right: Samples of some columns.
         origin: Samples of the matrix's first row and column.
         outputs: "full" or "trace".
         scratch: Memory that is used again.
     """
-    left, right = (a.rows.shape[1], b.rows.shape[1]) if outputs == "full" else (1, 1)
-    rows = slice((a.start - origin[0]) * left, (a.stop - origin[0]) * left)
-    columns = slice((b.start - origin[1]) * right, (b.stop - origin[1]) * right)
+    spots = _spots(results, groups, left, right, origin, outputs)
+    add_formed(spots, left.formed, right.formed, outputs, is_same=left is right)
+    for a in left.blocks:
+        for b in right.blocks:
+            if left is not right or b.start < a.stop:
+                spots = _spots(results, groups, a, b, origin, outputs)
+                add_pair(spots, a, b, outputs, scratch)
+
+
+def _spots(
+    results: Mapping[str, Tensor],
+    groups: Mapping[str, str],
+    a: Block | Range,
+    b: Block | Range,
+    origin: tuple[int, int],
+    outputs: KernelOutputs,
+) -> dict[str, Tensor]:
+    """Return the parts of the results that belong to some rows and columns."""
+    each = [part.formed.num_outputs if outputs == "full" else 1 for part in (a, b)]
+    rows = slice((a.start - origin[0]) * each[0], (a.stop - origin[0]) * each[0])
+    columns = slice((b.start - origin[1]) * each[1], (b.stop - origin[1]) * each[1])
     views = {name: result[rows, columns] for name, result in results.items()}
-    add_pair({n: views[g] for n, g in groups.items()}, a, b, outputs, scratch)
+    return {param: views[group] for param, group in groups.items()}
 
 
 def require_finite_kernel(matrix: Tensor, each: int, first: int = 0) -> None:

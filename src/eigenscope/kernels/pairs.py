@@ -14,6 +14,7 @@ from eigenscope.kernels.contraction import (
     vector_gram,
 )
 from eigenscope.kernels.factors import Factor
+from eigenscope.kernels.formed import Formed
 from eigenscope.kernels.scratch import Scratch
 from eigenscope.kernels.triangles import add_lower_product, add_product
 
@@ -30,7 +31,7 @@ def add_pair(
     outputs: KernelOutputs,
     scratch: Scratch,
 ) -> None:
-    """Add the inner products of two blocks' gradients, parameter by parameter.
+    """Add the inner products of gradients that are not formed in both blocks.
 
     Of a block with itself the lower triangle is added, and some of the upper one.
 
@@ -43,11 +44,10 @@ def add_pair(
         outputs: "full" or "trace".
         scratch: Memory that is used again.
     """
-    formed = a.columns.keys() & b.columns.keys()
+    formed = a.formed.names & b.formed.names
     unformed = a.factors.keys() & b.factors.keys()
     riders = {n: h for n, h in a.riders.items() if b.riders.get(n) == h}
-    _add_rows(targets, a, b, outputs, [n for n in a.columns if n in formed])
-    each = a.rows.shape[1] if outputs == "full" else 2
+    each = a.formed.num_outputs if outputs == "full" else 2
     for rows, columns in _tiles(a, b, max(1, _ROWS_TOGETHER // each)):
         for name in a.factors:
             if name not in unformed:
@@ -63,32 +63,58 @@ def add_pair(
         _add_mixed(targets[name], name, a, b, outputs)
 
 
-def _add_rows(
-    targets: Targets, a: Block, b: Block, outputs: KernelOutputs, names: Sequence[str]
+def add_formed(
+    targets: Targets, a: Formed, b: Formed, outputs: KernelOutputs, *, is_same: bool
 ) -> None:
-    """Multiply gradients that are there; neighbors with one target go together."""
-    for mine, other, target in _runs(a, b, targets, names):
-        left, right = a.rows[:, :, mine], b.rows[:, :, other]
-        if outputs == "full":
-            factors = [(left.flatten(0, 1), right.flatten(0, 1))]
-        elif left.is_contiguous() and right.is_contiguous():
-            factors = [(left.flatten(1), right.flatten(1))]
-        else:
-            factors = [(left[:, c], right[:, c]) for c in range(left.shape[1])]
-        for one, two in factors:
-            if a is b:
+    """Add the inner products of gradients that are formed in both ranges.
+
+    Args:
+        targets: As for `add_pair`.
+        a: Gradients of the left samples.
+        b: Gradients of the right samples.
+        outputs: "full" or "trace".
+        is_same: Whether both are the same, so that the lower triangle is enough.
+    """
+    common = a.names & b.names
+    products: list[tuple[Tensor, Tensor, Tensor]] = []
+    small = [name for name in a.layout.columns if name in common]
+    for mine, other, target in _runs(
+        a.layout.columns, b.layout.columns, targets, small
+    ):
+        products.append((target, a.shared[:, :, mine], b.shared[:, :, other]))
+    for name, pieces in a.pieces.items():
+        if name in common:
+            pairs = zip(pieces, b.pieces[name], strict=True)
+            products += [(targets[name], *pair) for pair in pairs]
+    for target, left, right in products:
+        for one, two in _factor_pairs(left, right, outputs):
+            if is_same:
                 add_lower_product(target, one, fresh=False)
             else:
                 add_product(target, one, two, fresh=False)
 
 
+def _factor_pairs(
+    left: Tensor, right: Tensor, outputs: KernelOutputs
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the matrices whose products add up to the kernel."""
+    if outputs == "full":
+        return [(left.flatten(0, 1), right.flatten(0, 1))]
+    if left.is_contiguous() and right.is_contiguous():
+        return [(left.flatten(1), right.flatten(1))]
+    return [(left[:, c], right[:, c]) for c in range(left.shape[1])]
+
+
 def _runs(
-    a: Block, b: Block, targets: Targets, names: Sequence[str]
+    a: Mapping[str, slice],
+    b: Mapping[str, slice],
+    targets: Targets,
+    names: Sequence[str],
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield ranges of columns of both blocks that are added to the same matrix."""
+    """Yield ranges of columns of both sides that are added to the same matrix."""
     runs: list[tuple[slice, slice, Tensor]] = []
     for name in names:
-        left, right, target = a.columns[name], b.columns[name], targets[name]
+        left, right, target = a[name], b[name], targets[name]
         if runs:
             before, beside, last = runs[-1]
             follows = (before.stop, beside.stop) == (left.start, right.start)
@@ -116,7 +142,8 @@ def _spot(
     outputs: KernelOutputs,
 ) -> Tensor:
     """Return the part of a matrix that belongs to some samples."""
-    left, right = (a.rows.shape[1], b.rows.shape[1]) if outputs == "full" else (1, 1)
+    full = outputs == "full"
+    left, right = (s.formed.num_outputs if full else 1 for s in (a, b))
     return target[
         rows.start * left : rows.stop * left,
         columns.start * right : columns.stop * right,

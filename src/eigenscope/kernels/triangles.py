@@ -2,8 +2,10 @@
 
 import torch
 from jaxtyping import Float
+from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
+_BLAS = (torch.float32, torch.float64)
 _LEAF = 128
 _COLUMNS_AT_ONCE = 4096
 
@@ -20,9 +22,13 @@ def add_lower_product(
         fresh: Whether to overwrite `out`, which may then hold anything.
 
     Cost:
-        (n² + n·128) m multiplications and additions for an n × m factor.
+        n² m operations for an n × m factor; (n² + n·128) m for parts of matrices and
+        mixed types.
     """
     size = len(factor)
+    if _is_for_blas(out, factor):
+        _add_by_blas(out, factor, fresh=fresh)
+        return
     if size <= _LEAF:
         add_product(out, factor, factor, fresh=fresh)
         return
@@ -31,6 +37,28 @@ def add_lower_product(
     add_lower_product(out[:half, :half], top, fresh=fresh)
     add_product(out[half:, :half], bottom, top, fresh=fresh)
     add_lower_product(out[half:, half:], bottom, fresh=fresh)
+
+
+def _is_for_blas(out: Tensor, factor: Tensor) -> bool:
+    """Return whether BLAS has a product of a matrix with itself for these."""
+    plain = not out.requires_grad and not factor.requires_grad
+    return (
+        plain
+        and out.dtype == factor.dtype
+        and out.dtype in _BLAS
+        and out.is_cpu
+        and out.is_contiguous()
+        and factor.is_contiguous()
+        and factor.numel() > 0
+    )
+
+
+def _add_by_blas(out: Tensor, factor: Tensor, *, fresh: bool) -> None:
+    """Add A Aᵀ to the lower triangle, which is the upper one in Fortran's order."""
+    whole = out.numpy().T
+    (product,) = get_blas_funcs(("syrk",), (whole,))
+    beta = float(not fresh)
+    product(1.0, factor.numpy().T, beta=beta, c=whole, trans=1, overwrite_c=1)
 
 
 def add_product(

@@ -9,7 +9,7 @@ import torch
 from eigenscope._types import JsonValue, KernelMethod, KernelOutputs
 from eigenscope.budget import resolve
 from eigenscope.kernels import KernelEngine, KernelSettings
-from eigenscope.kernels.matrices import add_blocks, require_finite_kernel
+from eigenscope.kernels.matrices import add_ranges, require_finite_kernel
 from eigenscope.kernels.scratch import Scratch
 from eigenscope.kernels.triangles import mirror_lower
 from eigenscope.operators.gram_tiles import FACTOR_DTYPE
@@ -143,18 +143,14 @@ def _write_tiles(
     pairs = engine.pairs(step, wanted=wanted)
     done = total - len(wanted)
     for i, j, left, right in progress(pairs, label="NTK", total=total, done=done):
-        rows = sum(block.size for block in left) * each
+        rows = (left.stop - left.start) * each
         columns = min(step, engine.problem.num_samples - j * step) * each
         tiles = {
             name: scratch.take(f"tile {name}", (rows, columns), like).zero_()
             for name in arrays
         }
-        for a in left:
-            for b in right:
-                if i != j or b.start < a.stop:
-                    origin = (i * step, j * step)
-                    outputs = engine.outputs
-                    add_blocks(tiles, groups, a, b, origin, outputs, scratch)
+        origin = (i * step, j * step)
+        add_ranges(tiles, groups, left, right, origin, engine.outputs, scratch)
         for name, tile in tiles.items():
             if i == j:
                 mirror_lower(tile)
