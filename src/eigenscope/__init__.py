@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         gram,
         layer_blocks,
     )
+    from eigenscope.planning import Plan, plan
     from eigenscope.problem import DataChangedError, Problem
     from eigenscope.spectra import Density, Eigenpairs, Estimate, Quadrature, Spectrum
     from eigenscope.store import Run
@@ -112,6 +113,7 @@ __all__ = [
     "JacobianSpectrum",
     "LayerDistances",
     "ParameterJacobian",
+    "Plan",
     "PowerLaw",
     "Problem",
     "Quadrature",
@@ -149,6 +151,7 @@ __all__ = [
     "ntk_components",
     "parameter_jacobian",
     "per_sample_gradients",
+    "plan",
     "principal_angles",
     "projected_ntk",
     "record_series",
@@ -200,6 +203,7 @@ _HOMES = {
     "Interrupted": "estimators",
     "NTK": "operators",
     "ParameterJacobian": "operators",
+    "Plan": "planning",
     "PowerLaw": "analysis",
     "Problem": "problem",
     "Quadrature": "spectra",
@@ -229,6 +233,7 @@ _HOMES = {
     "ntk_components": "kernels",
     "parameter_jacobian": "jacobian",
     "per_sample_gradients": "jacobian",
+    "plan": "planning",
     "principal_angles": "analysis",
     "projected_ntk": "kernels",
     "register_rule": "jacobian",

@@ -40,7 +40,7 @@ _LOSSES = {
 
 def run_hessian(options: HessianOptions) -> None:
     """Compute, draw and print the spectra that the options ask for."""
-    plan, loss = _plan_of(options), _loss(options.loss)
+    plan, loss = curvature_plan_of(options), loss_of(options.loss)
 
     def prepare(run: Run | None) -> tuple[Problem, Operators]:
         problem = problem_of(options, loss=loss, params=options.params).problem
@@ -77,7 +77,7 @@ def _print(run: Run, page: Path, *, as_json: bool) -> None:
     print(f"run:     {run.path}\nfigures: {run.path / 'figures'}\npage:    {page}")
 
 
-def _loss(name: str) -> Any:
+def loss_of(name: str) -> Any:
     """Return the loss of a name, or what the user's factory gives.
 
     Raises:
@@ -93,7 +93,8 @@ def _loss(name: str) -> Any:
     return _LOSSES[name]()
 
 
-def _plan_of(options: HessianOptions) -> CurvaturePlan:
+def curvature_plan_of(options: HessianOptions) -> CurvaturePlan:
+    """Return what the options ask to be computed."""
     return CurvaturePlan(
         operators=options.operator,
         layers=None if options.layers == "none" else options.layers,

@@ -24,7 +24,7 @@ _VERB = "jacobian"
 
 def run_jacobian(options: JacobianOptions) -> None:
     """Compute, draw and print the spectra that the options ask for."""
-    plan = _plan_of(options)
+    plan = jacobian_plan_of(options)
 
     def prepare(run: Run | None) -> tuple[NamedProblem, InputJacobian]:
         named = problem_of(options)
@@ -57,7 +57,8 @@ def print_run(run: Run, page: Path, *, as_json: bool) -> None:
     print(f"run:     {run.path}\nfigures: {run.path / 'figures'}\npage:    {page}")
 
 
-def _plan_of(options: JacobianOptions) -> JacobianPlan:
+def jacobian_plan_of(options: JacobianOptions) -> JacobianPlan:
+    """Return what the options ask to be computed."""
     return JacobianPlan(
         outputs=options.output,
         layouts=options.layout,

@@ -14,6 +14,7 @@ from eigenscope.cli.options import (
     NTKOptions,
     Options,
     ReportOptions,
+    PlanOptions,
     parse,
 )
 
@@ -101,6 +102,10 @@ def _run(options: Options) -> None:
         from eigenscope.cli.report import run_report
 
         run_report(options)
+    elif isinstance(options, PlanOptions):
+        from eigenscope.cli.plan import run_plan
+
+        run_plan(options.verb)
     elif isinstance(options, InfoOptions):
         from eigenscope.cli.info import run_info
 

@@ -23,7 +23,7 @@ _VERB = "ntk"
 
 def run_ntk(options: NTKOptions) -> None:
     """Compute, draw and print the kernels that the options ask for."""
-    plan = _plan_of(options)
+    plan = kernel_plan_of(options)
 
     def prepare(run: Run | None) -> NamedProblem:
         named = problem_of(options, output=options.output)
@@ -59,7 +59,8 @@ def print_kernels(run: Run, page: Path, *, as_json: bool) -> None:
     print(f"run:     {run.path}\nfigures: {run.path / 'figures'}\npage:    {page}")
 
 
-def _plan_of(options: NTKOptions) -> KernelPlan:
+def kernel_plan_of(options: NTKOptions) -> KernelPlan:
+    """Return what the options ask to be computed."""
     return KernelPlan(
         kernels=options.kernel,
         components=None if options.components == "none" else options.components,

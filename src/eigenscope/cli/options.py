@@ -135,6 +135,21 @@ RunOptions = JacobianOptions | NTKOptions | HessianOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What a verb with these options would take: time, memory, disk; nothing is run.
+
+    It is rehearsed on the first samples, for about ten seconds.
+    """
+
+    verb: (
+        Annotated[JacobianOptions, tyro.conf.subcommand("jacobian")]
+        | Annotated[NTKOptions, tyro.conf.subcommand("ntk")]
+        | Annotated[HessianOptions, tyro.conf.subcommand("hessian")]
+    )
+    """The verb, with its own options."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
     """Train LeNet on real digits with true and random labels; compare the spectra."""
 
@@ -220,6 +235,7 @@ Options = (
     | Annotated[FitOptions, tyro.conf.subcommand("fit")]
     | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
     | Annotated[ReportOptions, tyro.conf.subcommand("report")]
+    | Annotated[PlanOptions, tyro.conf.subcommand("plan")]
     | Annotated[InfoOptions, tyro.conf.subcommand("info")]
 )
 
@@ -245,7 +261,11 @@ def parse(words: list[str], *, defaults: RunOptions | None = None) -> Options:
             description="Spectra of PyTorch networks.",
             args=words or ["--help"],
             default=tyro.MISSING if defaults is None else defaults,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            config=(
+                tyro.conf.OmitArgPrefixes,
+                tyro.conf.OmitSubcommandPrefixes,
+                tyro.conf.FlagCreatePairsOff,
+            ),
         )
     except SystemExit as end:
         if not words:

@@ -121,7 +121,7 @@ def top_eigenpairs(
     if start is not None:
         _require_start(start, dimension)
     if method == "auto":
-        method = _choose(operator_or_matrix, k, which, memory)
+        method = chosen_pairs_method(operator_or_matrix, k, which, memory)
     made: dict[str, JsonValue] = {"which": which, "tolerance": limit}
     if method == "exact":
         values, vectors, residuals, largest, how = exact_eigenpairs(
@@ -184,7 +184,7 @@ def fits(num_bytes: Callable[[], int], memory: str | int | None) -> bool:
         return False
 
 
-def _choose(
+def chosen_pairs_method(
     operand: Operand, k: int, which: Which, memory: str | int | None
 ) -> PairsMethod:
     """Dense where that is cheap and fits."""

@@ -136,7 +136,7 @@ def spectrum(
     require_choice("factorization", factorization, Factorization)
     require_square(operator_or_matrix)
     if method == "auto":
-        method = _choose(operator_or_matrix, factorization, memory)
+        method = chosen_method(operator_or_matrix, factorization, memory)
     if method == "exact":
         return exact_spectrum(
             operator_or_matrix,
@@ -163,7 +163,7 @@ def spectrum(
     return _sampled(operator_or_matrix, made, num_outer, memory, run, name)
 
 
-def _choose(
+def chosen_method(
     operand: Operand, factorization: Factorization, memory: str | int | None
 ) -> Method:
     """Dense where that is cheap and fits."""

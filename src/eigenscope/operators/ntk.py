@@ -69,7 +69,7 @@ class NTK(SymmetricOperator):
         require_choice("method", method, KernelMethod)
         self.problem = problem
         self.outputs: KernelOutputs = outputs
-        self._method: KernelMethod = method
+        self.method: KernelMethod = method
         self._memory = memory
         self._jacobian = ParameterJacobian(problem)
 
@@ -102,7 +102,7 @@ class NTK(SymmetricOperator):
         return KernelEngine(
             self.problem,
             outputs=self.outputs,
-            method=self._method,
+            method=self.method,
             free_bytes=resolve(self._memory),
         ).choices
 
@@ -136,7 +136,7 @@ class NTK(SymmetricOperator):
             None,
             groups=dict.fromkeys(self.problem.params, ""),
             outputs=self.outputs,
-            method=self._method,
+            method=self.method,
             memory=self._memory,
         )
         return found[""].to(self.dtype)
@@ -192,7 +192,7 @@ class NTK(SymmetricOperator):
             name,
             arrays,
             outputs=self.outputs,
-            method=self._method,
+            method=self.method,
             memory=self._memory,
         )
         return {array: StoredGram(tiled) for array, tiled in found.items()}

@@ -71,7 +71,7 @@ class Batches:
                 f"batch_size must be at least 1; got {batch_size}. None chooses."
             )
         self.batch_size = batch_size
-        self._labels = labels
+        self.labels = labels
         self._device = device
         self._dtype = dtype
         self._source = batch_source(data, batch_size or DEFAULT_BATCH_SIZE)
@@ -184,6 +184,19 @@ class Batches:
         if waiting:
             yield join(pending)
 
+    def as_given(self, batch: Batch) -> object:
+        """Return a batch in the form in which data may give it.
+
+        Args:
+            batch: Some samples of this data set.
+
+        Returns:
+            A pair (inputs, targets), or a mapping that holds the targets, too.
+        """
+        if isinstance(batch.inputs, dict):
+            return batch.inputs | {self.labels: batch.targets}
+        return batch.inputs, batch.targets
+
     def first(self, size: int) -> Batch:
         """Return the first `size` samples, or fewer where no more of one shape come."""
         found: list[Batch] = []
@@ -234,7 +247,7 @@ class Batches:
     def _first_pass(self) -> list[int]:
         sizes: list[int] = []
         for index, raw in enumerate(self._source):
-            inputs, targets = inputs_and_targets(raw, self._labels, index)
+            inputs, targets = inputs_and_targets(raw, self.labels, index)
             size = size_of(inputs, targets, index)
             require_finite(self._move(inputs), sum(sizes))
             sizes.append(size)
@@ -276,7 +289,7 @@ class Batches:
             )
 
     def _convert(self, raw: object, start: int, index: int) -> Batch:
-        inputs, targets = inputs_and_targets(raw, self._labels, index)
+        inputs, targets = inputs_and_targets(raw, self.labels, index)
         return Batch(
             inputs=self._move(inputs),
             targets=self._move(targets),

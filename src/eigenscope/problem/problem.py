@@ -168,6 +168,32 @@ class Problem:
         other.params = select_parameters(self.model, params)
         return other
 
+    def first(self, num_samples: int) -> "Problem":
+        """Return the same problem on the first samples only, in batches of its own.
+
+        Args:
+            num_samples: How many, at least 1; all where there are fewer.
+
+        Returns:
+            A new problem, checked anew.
+        """
+        wanted, batches = min(num_samples, self.num_samples), list[object]()
+        for batch in self.batches:
+            part = batch.part(0, min(wanted, batch.size)).owned()
+            wanted -= part.size
+            batches.append(self.batches.as_given(part))
+            if not wanted:
+                break
+        return Problem(
+            self.model,
+            batches,
+            loss=self.loss,
+            output=self.output,
+            params=list(self.params),
+            batch_size=self.batches.batch_size,
+            labels=self.batches.labels,
+        )
+
     def fingerprint(self) -> dict[str, str]:
         """Return digests of the data and of the model's weights.
 

@@ -1,0 +1,110 @@
+"""Counting flops, and the bytes of the tensors that are alive, while something runs."""
+
+import gc
+from collections.abc import Sequence
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+from typing_extensions import override
+
+_IN_PLACE = {
+    torch.ops.aten.addmm_: torch.ops.aten.addmm,
+    torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm,
+}
+_COUNTS = flop_registry | {own: flop_registry[same] for own, same in _IN_PLACE.items()}
+
+
+@final
+class Counting(TorchDispatchMode):
+    """Counts operations within the context, and the bytes of tensors that they meet.
+
+    Tensors that were alive before count nothing. On a CUDA device the allocator's own
+    statistics are used, which see workspaces of libraries, too. Flops are those of
+    matrix products, convolutions and attention, a multiplication and an addition each.
+
+    Args:
+        device: Whose memory is counted.
+
+    Attributes:
+        peak: The most bytes at one time so far.
+        flops: Multiplications and additions so far.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.peak = 0
+        self.flops = 0
+        self._device = device
+        self._before = 0
+        self._now = 0
+        self._older: set[StorageWeakRef] = set()
+        self._alive: dict[StorageWeakRef, int] = {}
+
+    @override
+    def __enter__(self) -> "Counting":
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        else:
+            alive = [x for x in gc.get_objects() if _is_plain(x)]
+            self._older = {StorageWeakRef(x.untyped_storage()) for x in alive}
+        return super().__enter__()
+
+    @override
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if self._device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self._device) - self._before
+
+    @property
+    def now(self) -> int:
+        """Bytes of the tensors that are still alive."""
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device) - self._before
+        self._forget_the_dead()
+        return self._now
+
+    @override
+    def __torch_dispatch__(
+        self,
+        func: OpOverload[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = _COUNTS.get(func.overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        if self._device.type != "cuda":
+            for leaf in tree_iter((args, kwargs, result)):
+                if _is_plain(leaf):
+                    self._meet(leaf)
+            self._forget_the_dead()
+            self.peak = max(self.peak, self._now)
+        return result
+
+    def _meet(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        reference = StorageWeakRef(storage)  # one and the same of one storage
+        if reference not in self._older and reference not in self._alive:
+            self._alive[reference] = storage.nbytes()
+            self._now += storage.nbytes()
+
+    def _forget_the_dead(self) -> None:
+        for reference in [own for own in self._alive if own.expired()]:
+            self._now -= self._alive.pop(reference)
+
+
+def _is_plain(value: object) -> bool:
+    # Looking at every object alive must not import what modules load lazily.
+    if not issubclass(type(value), Tensor):
+        return False
+    tensor = cast("Tensor", value)
+    return tensor.layout == torch.strided and not tensor.is_meta

@@ -1,0 +1,244 @@
+"""The steps of spectra, eigenpairs and traces of an operator."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from torch import Tensor
+
+from eigenscope.budget import resolve
+from eigenscope.estimators import diagonal, spectrum, top_eigenpairs, trace
+from eigenscope.estimators.dense import pairs_bytes, smaller_side, spectrum_bytes
+from eigenscope.estimators.eigenpairs import chosen_pairs_method
+from eigenscope.estimators.lapack import MOST_ROWS
+from eigenscope.estimators.matrices import Operand, extra_bytes
+from eigenscope.estimators.whole import chosen_method
+from eigenscope.operators import LinearOperator
+from eigenscope.planning.factorizations import (
+    eigenvalue_flops,
+    eigenvalue_method,
+    eigenvalue_seconds,
+    product_seconds,
+)
+from eigenscope.planning.operators import job_of_method, product_job
+from eigenscope.planning.plan import Alternative, Step
+from eigenscope.planning.rehearsal import Measurement
+from eigenscope.planning.smaller import problem_of
+
+Options = dict[str, Any]
+Found = tuple[list[Step], list[Alternative], tuple[Measurement, ...]]
+_TOGETHER: Final = 8
+_TYPICAL_STEPS: Final = 48
+_PRODUCTS_PER_PAIR: Final = 12
+
+
+def steps_of_estimate(
+    function: Callable[..., Any], options: Options, effort: float
+) -> Found:
+    """Return the steps of a function of one operator.
+
+    Args:
+        function: One of `ESTIMATES`.
+        options: Its arguments by name, defaults included.
+        effort: Seconds for rehearsals.
+
+    Returns:
+        Steps, what was not chosen, and the rehearsal.
+    """
+    return ESTIMATES[function](options, effort)
+
+
+def _spectrum(options: Options, effort: float) -> Found:
+    operand = options["operator_or_matrix"]
+    method = options["method"]
+    if method == "auto":
+        how = options["factorization"]
+        method = chosen_method(operand, how, options["memory"])
+    if method == "exact":
+        steps, found = _exact(operand, effort, 0, spectrum_bytes(operand))
+        return steps, [], found
+    steps, found = _sampled(operand, options, method, effort)
+    return steps, _dense_instead(operand, steps), found
+
+
+def _dense_instead(operand: Operand, steps: list[Step]) -> list[Alternative]:
+    """Return the exact spectrum as an alternative, where LAPACK could count its rows."""
+    size = smaller_side(operand).shape[0]
+    if size > MOST_ROWS:
+        return []
+    other = Alternative(
+        method="exact",
+        flops=eigenvalue_flops(size),
+        peak_bytes=spectrum_bytes(operand),
+        seconds=eigenvalue_seconds(size) + size / _TOGETHER * _block_seconds(steps),
+        reason=f"a dense matrix of {size} rows, formed by {size} products",
+    )
+    return [other]
+
+
+def _top_eigenpairs(options: Options, effort: float) -> Found:
+    operand, k = options["operator_or_matrix"], options["k"]
+    which, method = options["which"], options["method"]
+    if method == "auto":
+        method = chosen_pairs_method(operand, k, which, options["memory"])
+    if method == "exact":
+        steps, found = _exact(operand, effort, k, pairs_bytes(operand, k, which))
+        return steps, [], found
+    most = options["max_matvecs"] or max(2000, 200 * k)
+    step, found = _products(
+        operand,
+        effort,
+        name="block Lanczos",
+        count=min(most, _PRODUCTS_PER_PAIR * k + 40),
+        most=most,
+        width=options["block_size"] or 2,
+        basis=2 * k + 20,
+    )
+    return [step], [], found
+
+
+def _trace(options: Options, effort: float) -> Found:
+    count = options["num_matvecs"]
+    step, found = _products(
+        options["operator_or_matrix"],
+        effort,
+        name=f"trace by {options['method']}",
+        count=count,
+        most=count,
+        width=_TOGETHER,
+        basis=count if options["method"] == "xtrace" else count // 3,
+    )
+    return [step], [], found
+
+
+def _diagonal(options: Options, effort: float) -> Found:
+    count = options["num_matvecs"]
+    step, found = _products(
+        options["operator_or_matrix"],
+        effort,
+        name="estimate of the diagonal",
+        count=count,
+        most=count,
+        width=_TOGETHER,
+        basis=count // 3,
+    )
+    return [step], [], found
+
+
+ESTIMATES: Final[dict[Callable[..., Any], Callable[[Options, float], Found]]] = {
+    spectrum: _spectrum,
+    top_eigenpairs: _top_eigenpairs,
+    trace: _trace,
+    diagonal: _diagonal,
+}
+
+
+def _exact(
+    operand: Operand, effort: float, num_vectors: int, peak: int
+) -> tuple[list[Step], tuple[Measurement, ...]]:
+    """Return the steps of forming a matrix, on its smaller side, and solving it."""
+    source = smaller_side(operand)
+    size = source.shape[0]
+    steps: list[Step] = []
+    found: tuple[Measurement, ...] = ()
+    if isinstance(source, LinearOperator) and problem_of(source) is not None:
+        job = job_of_method(source, "dense", {})
+        found = job.rehearsed(effort)
+        steps.append(job.step(found))
+    solve = Step(
+        name="eigenvalues" if not num_vectors else f"{num_vectors} eigenpairs",
+        method=eigenvalue_method(size, num_vectors=num_vectors),
+        reason=f"{size} rows fit, and the result is exact",
+        flops=eigenvalue_flops(size, num_vectors=num_vectors),
+        device_bytes=0 if _is_on_accelerator(source) else peak + extra_bytes(source),
+        host_bytes=peak + extra_bytes(source),
+        seconds=eigenvalue_seconds(size, num_vectors=num_vectors),
+    )
+    return [*steps, solve], found
+
+
+def _sampled(
+    operand: Operand, options: Options, method: str, effort: float
+) -> tuple[list[Step], tuple[Measurement, ...]]:
+    """Return the steps of an estimated density: outer pairs, then probes."""
+    dim = operand.shape[0]
+    outer = min(options["num_outer"], dim)
+    probes, most_steps = options["max_probes"], min(options["max_steps"], dim)
+    typical = min(_TYPICAL_STEPS, most_steps)
+    count = outer + _TOGETHER * typical
+    if options["tolerance"] == 0:
+        count = outer + probes * most_steps
+    step, found = _products(
+        operand,
+        effort,
+        name="outer eigenpairs and probes",
+        count=count,
+        most=outer + probes * most_steps,
+        width=_TOGETHER,
+        basis=outer + (_TOGETHER * typical if method == "slq" else 3 * _TOGETHER),
+    )
+    return [step], found
+
+
+def _products(
+    operand: Operand,
+    effort: float,
+    *,
+    name: str,
+    count: int,
+    most: int,
+    width: int,
+    basis: int,
+) -> tuple[Step, tuple[Measurement, ...]]:
+    """Return a step of products with blocks, and orthogonalization against a basis."""
+    dim, width = operand.shape[0], min(width, max(1, count))
+    item = _itemsize(operand)
+    orthogonal = 4 * dim * basis
+    found: tuple[Measurement, ...] = ()
+    if isinstance(operand, LinearOperator) and problem_of(operand) is not None:
+        job = product_job(operand, width)
+        found = job.rehearsed(effort)
+        one = job.step(found)
+    else:
+        flops = 2.0 * dim * dim * width
+        one = Step(
+            name=name,
+            method="matrix products",
+            flops=flops,
+            seconds=4 * flops * product_seconds(),  # narrow blocks read, hardly compute
+        )
+    blocks = count / width
+    seconds = blocks * (one.seconds + width * orthogonal * 2 * product_seconds())
+    memory = one.host_bytes + basis * dim * item
+    step = Step(
+        name=name,
+        method=one.method,
+        reason=f"{count} products expected, {most} at most",
+        passes=blocks * one.passes,
+        forward=blocks * one.forward,
+        backward=blocks * one.backward,
+        flops=blocks * (one.flops + width * orthogonal),
+        device_bytes=one.device_bytes + basis * dim * item,
+        host_bytes=min(memory, resolve(None)) if memory else 0,
+        seconds=seconds,
+        at_most=seconds * most / count,
+    )
+    return step, found
+
+
+def _block_seconds(steps: list[Step]) -> float:
+    """Return the seconds of one block of eight products in estimated steps."""
+    step = steps[-1]
+    return step.seconds / max(1.0, step.passes or 1.0)
+
+
+def _itemsize(operand: Operand) -> int:
+    if isinstance(operand, np.ndarray):
+        return operand.dtype.itemsize
+    return operand.dtype.itemsize
+
+
+def _is_on_accelerator(operand: Operand) -> bool:
+    if isinstance(operand, LinearOperator | Tensor):
+        return operand.device.type != "cpu"
+    return False

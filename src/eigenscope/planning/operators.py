@@ -1,0 +1,218 @@
+"""The jobs of operators: products, dense forms, diagonals, and writing into a run."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from eigenscope.budget import resolve
+from eigenscope.operators import (
+    NTK,
+    Dense,
+    Gram,
+    InputJacobian,
+    LinearOperator,
+    ParameterJacobian,
+    StoredGram,
+)
+from eigenscope.operators.curvature import CurvatureOperator
+from eigenscope.planning.job import Job
+from eigenscope.planning.smaller import on_first, problem_of
+from eigenscope.problem import Problem
+from eigenscope.store import Run
+
+_CHUNK = 128
+
+
+def job_of_method(
+    operator: LinearOperator, method: str, options: dict[str, Any]
+) -> Job:
+    """Return the job of a method of an operator, or of one product with it.
+
+    Args:
+        operator: An operator over the samples of a problem.
+        method: Its name.
+        options: Arguments of the method.
+
+    Returns:
+        The job.
+
+    Raises:
+        ValueError: If the operator has no samples: then there is nothing to rehearse.
+    """
+    problem = problem_of(operator)
+    if problem is None:
+        raise ValueError(
+            f"a {type(operator).__name__} goes through no samples, so there is nothing "
+            "to rehearse; plan what is computed from it: es.plan(es.spectrum, op)."
+        )
+    call = _writing if method == "write" else _calling(method, options)
+    kept = _kept_bytes(operator, method)
+    return Job(
+        name=f"{type(operator).__name__}.{method}",
+        method=_how(operator),
+        num_samples=problem.num_samples,
+        device=operator.device,
+        call_on=_on_samples(operator, problem, call),
+        pair_flops=_pair_flops(operator, method, problem.num_samples),
+        dtype=operator.dtype,
+        kept_bytes=kept,
+        chunk=chunk_of(operator),
+        budget=resolve(None),
+        passes=1,
+        backward=backward_of(operator),
+        disk_bytes=_disk_bytes(operator) if method == "write" else 0,
+    )
+
+
+def product_job(operator: LinearOperator, num_vectors: int) -> Job:
+    """Return the job of a product with a block of vectors, after the first one.
+
+    What the first product makes and keeps, such as recorded graphs, is counted as
+    memory, but not as time.
+
+    Args:
+        operator: An operator over the samples of a problem.
+        num_vectors: Columns of the block.
+
+    Returns:
+        The job.
+    """
+    problem = cast("Problem", problem_of(operator))
+
+    def call_on(size: int) -> Callable[[], object]:
+        smaller = on_first(operator, problem.first(size))
+        block = torch.ones(
+            smaller.shape[1], num_vectors, dtype=smaller.dtype, device=smaller.device
+        )
+        return lambda: smaller.multiply(block)
+
+    vectors = 3 * num_vectors * operator.shape[0] * operator.dtype.itemsize
+    return Job(
+        name=f"products with {num_vectors} vectors",
+        method=_how(operator),
+        num_samples=problem.num_samples,
+        device=operator.device,
+        call_on=call_on,
+        kept_bytes=lambda m: vectors if m else 0,
+        chunk=chunk_of(operator),
+        budget=resolve(None),
+        backward=backward_of(operator) * num_vectors,
+        again=True,
+    )
+
+
+def chunk_of(operator: LinearOperator) -> int:
+    """Return how many samples go through the network together."""
+    factor = operator.factor if isinstance(operator, Gram) else operator
+    if isinstance(factor, InputJacobian) and factor.engine is not None:
+        return factor.engine.chunk_size
+    problem = problem_of(factor)
+    return (problem and problem.batches.batch_size) or _CHUNK
+
+
+def backward_of(operator: LinearOperator) -> int:
+    """Return the backward passes of one sample that an operator takes in a pass."""
+    problem = problem_of(operator)
+    if isinstance(operator, CurvatureOperator) or problem is None:
+        return 2
+    return problem.num_outputs
+
+
+def _on_samples(
+    operator: LinearOperator,
+    problem: Problem,
+    call: Callable[[LinearOperator], object],
+) -> Callable[[int], Callable[[], object]]:
+    def call_on(size: int) -> Callable[[], object]:
+        smaller = on_first(operator, problem.first(size))
+        return lambda: call(smaller)
+
+    return call_on
+
+
+def _calling(
+    method: str, options: dict[str, Any]
+) -> Callable[[LinearOperator], object]:
+    def call(smaller: LinearOperator) -> object:
+        if method in {"multiply", "multiply_transpose", "__matmul__"}:
+            block = next(iter(options.values()))
+            rows = smaller.shape[0 if method == "multiply_transpose" else 1]
+            ones = torch.ones(rows, *block.shape[1:])
+            return getattr(smaller, method)(ones.to(block))
+        return getattr(smaller, method)(**options)
+
+    return call
+
+
+def _writing(smaller: LinearOperator) -> object:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rehearsal"
+        with Run.create(path, verb="plan", arguments={}) as run:
+            cast("Any", smaller).write(run)
+    return None
+
+
+def _pair_flops(operator: LinearOperator, method: str, total: int) -> float:
+    """Return flops for each pair of samples where a matrix of pairs is made."""
+    if method not in {"dense", "write"}:
+        return 0.0
+    if isinstance(operator, NTK):
+        return sum(choice.multiplications for choice in operator.choices.values())
+    if isinstance(operator, Gram) and operator.side == "rows":
+        each = operator.shape[0] / total
+        return each * each * operator.factor.shape[1]
+    return 0.0
+
+
+def _kept_bytes(operator: LinearOperator, method: str) -> Callable[[int], int]:
+    """Return bytes of the result, and of rows that are held beside it, by samples."""
+    total = cast("Problem", problem_of(operator)).num_samples
+    rows, columns = operator.shape
+    item = operator.dtype.itemsize
+    if method in {"write"}:
+        return lambda m: 0 * m
+    if method != "dense":
+        return lambda m: round(rows * item * m / total)
+    if isinstance(operator, Gram):
+        return _gram_bytes(operator, total)
+    if isinstance(operator, NTK):
+        each = rows // total
+        sample = sum(choice.sample_bytes for choice in operator.choices.values())
+        return lambda m: (m * each) ** 2 * item + m * sample
+    if isinstance(operator, InputJacobian | ParameterJacobian):
+        return lambda m: rows * columns * item * m // total
+    return lambda m: rows * columns * item if m else 0
+
+
+def _gram_bytes(operator: Gram, total: int) -> Callable[[int], int]:
+    rows, columns = operator.factor.shape
+    item, size = operator.dtype.itemsize, operator.shape[0]
+
+    def kept(m: int) -> int:
+        own = (size * m // total if operator.side == "rows" else size) ** 2 * item
+        panel = min(rows * columns * item * m // total, max(0, resolve(None) - own))
+        return own + panel
+
+    return kept
+
+
+def _disk_bytes(operator: LinearOperator) -> int:
+    rows, columns = operator.shape
+    item = operator.dtype.itemsize
+    if isinstance(operator, Gram):
+        factor = operator.factor
+        return factor.shape[0] * factor.shape[1] * item + rows * (rows + 1) // 2 * item
+    if isinstance(operator, NTK | StoredGram):
+        return rows * (rows + 1) // 2 * item
+    return rows * columns * item
+
+
+def _how(operator: LinearOperator) -> str:
+    if isinstance(operator, Dense | StoredGram):
+        return "matrix product"
+    if isinstance(operator, CurvatureOperator):
+        return "reverse mode through recorded graphs"
+    return "backward passes"

@@ -1,0 +1,176 @@
+"""Running a call on the first samples: seconds, flops, bytes, and how they grow."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.optimize import lsq_linear
+
+from eigenscope.planning.counting import Counting
+
+EFFORT: Final = 4.0
+"""Seconds that a rehearsal takes, roughly."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What a call on some samples took.
+
+    Attributes:
+        size: The samples.
+        seconds: Of the fastest run.
+        flops: Multiplications and additions.
+        bytes: The most that tensors made by the call took at one time.
+        held: What they still took when the call was over and its result dropped.
+    """
+
+    size: int
+    seconds: float
+    flops: float
+    bytes: int
+    held: int
+
+
+Sized = Callable[[int], Callable[[], object]]
+"""From a number of samples to the call on the first so many."""
+
+
+def rehearse(
+    call_on: Sized,
+    *,
+    num_samples: int,
+    chunk: int,
+    device: torch.device,
+    effort: float = EFFORT,
+    again: bool = False,
+) -> tuple[Measurement, ...]:
+    """Run a call on 2, 8, 32, … samples while that takes no longer than asked.
+
+    Args:
+        call_on: The call for a number of samples; what it makes beforehand is not
+            counted.
+        num_samples: All samples.
+        chunk: Samples that are worked on together: more of them need more memory only
+            for what is kept, so these are tried, too, if that takes four times the
+            effort at most.
+        device: Where the call computes.
+        effort: Seconds for all runs, of which there are at least two.
+        again: As for `measure`.
+
+    Returns:
+        Measurements by growing size.
+    """
+    started = time.perf_counter()
+    size = min(2, num_samples)
+    call_on(size)()  # libraries load and threads start
+    found: list[Measurement] = []
+    while True:
+        found.append(measure(call_on, size=size, device=device, again=again))
+        elapsed = time.perf_counter() - started
+        next_run = 4 * 3 * found[-1].seconds  # two runs, of which one counts
+        is_enough = len(found) > 1 and elapsed + next_run > effort
+        if is_enough or size == num_samples:
+            break
+        size = min(4 * size, num_samples)
+    whole = min(chunk, num_samples)
+    if size < whole and found[-1].seconds * 3 * whole / size < 4 * effort:
+        found.append(measure(call_on, size=whole, device=device, again=again))
+    return tuple(found)
+
+
+def measure(
+    call_on: Sized, *, size: int, device: torch.device, again: bool = False
+) -> Measurement:
+    """Take the seconds of a call, and its flops and bytes in another run.
+
+    Args:
+        call_on: The call for a number of samples.
+        size: The samples that it works on.
+        device: Where it computes.
+        again: Whether the seconds and flops of later calls of the same are wanted,
+            which find what the first one left.
+
+    Returns:
+        The measurement.
+    """
+    call = call_on(size)
+    seconds = 0.0 if again else _timed(call, device)
+    call = call_on(size)  # nothing is left of the first
+    with Counting(device) as counted:
+        result = call()
+    del result
+    peak, held, flops = counted.peak, counted.now, counted.flops
+    if again:
+        seconds = _timed(call, device)
+        with Counting(device) as later:
+            result = call()
+        del result
+        flops = later.flops
+    return Measurement(
+        size=size, seconds=seconds, flops=float(flops), bytes=peak, held=held
+    )
+
+
+def grown(
+    sizes: Sequence[float],
+    values: Sequence[float],
+    *,
+    powers: Sequence[int],
+    size: float,
+    least: Sequence[float] | None = None,
+) -> float:
+    """Value at a size of the polynomial Σ c_p size^p, c_p ≥ 0, through measured values.
+
+    Relative errors are minimized, so that small sizes count as much as large ones.
+
+    Args:
+        sizes: Where values are known.
+        values: At least 0.
+        powers: The p.
+        size: Where the value is wanted.
+        least: Lower bounds of the c_p; 0 if None.
+
+    Returns:
+        The value.
+
+    Example:
+        >>> round(grown([1, 2, 4], [3.0, 5.0, 9.0], powers=(0, 1), size=100), 6)
+        201.0
+    """
+    known = np.asarray(values, dtype=np.float64)
+    if not known.any():
+        return 0.0
+    weights = 1 / np.maximum(known, known.max() * 1e-9)
+    basis = _powers(sizes, powers)
+    scale = basis.max(axis=0)  # columns of one size
+    bounds = np.zeros(len(powers)) if least is None else np.asarray(least) * scale
+    fit: Any = lsq_linear(
+        basis / scale * weights[:, None], known * weights, (bounds, np.inf)
+    )
+    return float(_powers([size], powers)[0] / scale @ fit.x)
+
+
+def _powers(
+    sizes: Sequence[float], powers: Sequence[int]
+) -> Float[np.ndarray, "size power"]:
+    return np.asarray([[float(size) ** p for p in powers] for size in sizes])
+
+
+def _timed(call: Callable[[], object], device: torch.device) -> float:
+    _wait_for(device)
+    started = time.perf_counter()
+    kept = call()
+    _wait_for(device)
+    seconds = time.perf_counter() - started
+    del kept
+    return seconds
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
