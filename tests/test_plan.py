@@ -178,6 +178,17 @@ def test_memory_that_numpy_made_counts_once_it_is_met():
     del y, z
 
 
+def test_the_flops_of_convolutions_know_their_groups():
+    x = torch.ones(2, 6, 9, 9, requires_grad=True)
+    weight = torch.ones(12, 2, 3, 3, requires_grad=True)
+    with Counting(CPU) as counted:
+        y = torch.nn.functional.conv2d(x, weight, groups=3)
+        forward = counted.flops
+        torch.autograd.grad(y.sum(), [x, weight])
+    assert forward == 2 * y.numel() * 2 * 3 * 3
+    assert counted.flops == 3 * forward
+
+
 def test_what_was_there_before_counts_nothing():
     x = torch.ones(1000)
     with Counting(CPU) as counted:

@@ -13,8 +13,8 @@ from eigenscope.cli.options import (
     JacobianOptions,
     NTKOptions,
     Options,
-    ReportOptions,
     PlanOptions,
+    ReportOptions,
     parse,
 )
 

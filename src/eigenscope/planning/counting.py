@@ -13,11 +13,24 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 from typing_extensions import override
 
-_IN_PLACE = {
-    torch.ops.aten.addmm_: torch.ops.aten.addmm,
-    torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm,
+
+def _convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, *others: Any, **ignored: Any
+) -> int:
+    """Return flops of the gradients that are wanted; torch's count forgets groups."""
+    del ignored
+    is_transposed, wanted = others[4], others[7]
+    positions = x.numel() if is_transposed else grad.numel()
+    each = 2 * positions * weight.shape[1:].numel()
+    return each * sum(wanted[:2])
+
+
+_ATEN = torch.ops.aten
+_COUNTS = flop_registry | {
+    _ATEN.addmm_: flop_registry[_ATEN.addmm],
+    _ATEN.baddbmm_: flop_registry[_ATEN.baddbmm],
+    _ATEN.convolution_backward: _convolution_backward,
 }
-_COUNTS = flop_registry | {own: flop_registry[same] for own, same in _IN_PLACE.items()}
 
 
 @final
@@ -64,7 +77,8 @@ class Counting(TorchDispatchMode):
 
     @property
     def now(self) -> int:
-        """Bytes of the tensors that are still alive."""
+        """Bytes of the tensors that are still alive, and not in cycles only."""
+        gc.collect()
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device) - self._before
         self._forget_the_dead()

@@ -62,7 +62,7 @@ def _spectrum(options: Options, effort: float) -> Found:
 
 
 def _dense_instead(operand: Operand, steps: list[Step]) -> list[Alternative]:
-    """Return the exact spectrum as an alternative, where LAPACK could count its rows."""
+    """Return the exact spectrum as an alternative, where LAPACK can count its rows."""
     size = smaller_side(operand).shape[0]
     if size > MOST_ROWS:
         return []
