@@ -229,6 +229,40 @@ def test_hovering_says_which_curve_and_what(report, open_page):
     assert "›" in said
 
 
+def test_no_tool_of_a_figure_sends_it_anywhere(report, open_page):
+    hessian = panel(open_page(report), "Hessian")
+    tools = hessian.locator(".modebar").evaluate(
+        """bar => Array.from(bar.querySelectorAll("[data-title], [aria-label]"),
+             b => b.dataset.title ?? b.getAttribute("aria-label"))"""
+    )
+    assert [name for name in tools if name] == [
+        *("Download plot", "Zoom", "Pan", "Zoom in", "Zoom out"),
+        "Reset axes",
+    ]
+
+
+def test_axes_hold_all_recordings_or_this_one(report, open_page):
+    hessian = panel(open_page(report), "Hessian")
+    right = "plot => plot._fullLayout.xaxis.range[1]"
+    slider = hessian.get_by_role("slider")
+    slider.fill("0")
+    assert hessian.locator(".plot").evaluate(right) > 9
+    hessian.get_by_role("button", name="Axes of all").click()
+    assert 1 < hessian.locator(".plot").evaluate(right) < 1.2
+    slider.fill("2")
+    assert 3 < hessian.locator(".plot").evaluate(right) < 3.4
+
+
+def test_a_name_has_one_color_in_all_runs_and_a_run_one_dash(report, open_page):
+    hessian = panel(open_page(report), "Hessian")
+    looks = hessian.locator(".plot").evaluate(
+        "plot => plot.data.map(t => [t.line.color, t.line.dash])"
+    )
+    colors, dashes = zip(*looks, strict=True)
+    assert colors[:2] == colors[2:] == ("#0072b2", "#d55e00")
+    assert dashes == ("solid", "solid", "dash", "dash")
+
+
 def test_recorded_numbers_are_lines_with_their_errors(report, open_page):
     top = panel(open_page(report), "hessian top")
     drawn = top.locator(".plot").evaluate(

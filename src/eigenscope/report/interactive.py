@@ -40,16 +40,16 @@ _TITLES: Final = {
     "jacobian": "Input-output Jacobian",
     "weights": "Weights",
 }
+_MOST_SHOWN: Final = 8  # curves at first; the others wait in the legend
 _CAPTIONS: Final = {
     "linear": "Each curve is a density of weight 1, smoothed by a Gaussian whose σ is "
-    "1/200 of the range of all curves of its recording. Shaded: 95 % confidence of "
-    "estimates. Drag to zoom, double-click for all.",
+    "1/200 of the range of all curves of its recording.",
     "log": "Density per decade of |λ| above the noise floor, dotted where λ is "
-    "negative, smoothed by a Gaussian of the σ that stands beside each name. Shaded: "
-    "95 % confidence of estimates. Drag to zoom, double-click for all.",
+    "negative, smoothed by a Gaussian of the σ that stands beside each name.",
     "rank": "Eigenvalues of each sign by rank, largest modulus first, down to the "
     "noise floor; dotted where λ is negative. Of an estimate, a point stands for as "
-    "many eigenvalues as its weight says. Drag to zoom, double-click for all.",
+    "many eigenvalues as its weight says.",
+    "bands": "Shaded: 95 % confidence of estimates.",
 }
 
 
@@ -150,6 +150,7 @@ def _spectra_panel(
     data = {
         "kind": "spectra",
         "title": title,
+        "shown": _first_shown(curves),
         "quantity": quantity_of(family),
         "is_signed": any(
             float(found.values[0]) < -found.noise_floor
@@ -159,9 +160,7 @@ def _spectra_panel(
         "has_bands": any(found.quadrature is not None for found in latest),
         "curves": [
             {
-                "run": curve.run,
-                "name": curve.name,
-                "label": label,
+                **_named(curve, label, curves),
                 "dimension": found.dimension,
                 "exact": found.exact,
                 "frames": each,
@@ -187,11 +186,10 @@ def _series_panel(
     data = {
         "kind": "series",
         "title": title,
+        "shown": _first_shown(lines),
         "lines": [
             {
-                "run": line.run,
-                "name": line.name,
-                "label": label,
+                **_named(line, label, lines),
                 "numbers": line.numbers,
                 "values": [_finite(value) for value in line.values],
                 "stderrs": [_finite(value) for value in line.stderrs],
@@ -201,6 +199,32 @@ def _series_panel(
     }
     caption = "" if len(shown) == len(lines) else f"The first {len(shown)} lines."
     return data, PageFigure(title=title, caption=caption, image=render_figure(figure))
+
+
+def _named(
+    item: Curve | Line, label: str, items: Sequence[Curve | Line]
+) -> dict[str, str | int]:
+    """Return names of a curve, and the places of name and run that say its look."""
+    name_place, run_place = _places(item, items)
+    return {
+        "run": item.run,
+        "name": item.name,
+        "label": label,
+        "name_place": name_place,
+        "run_place": run_place,
+    }
+
+
+def _places(item: Curve | Line, items: Sequence[Curve | Line]) -> tuple[int, int]:
+    names = list(dict.fromkeys(other.name for other in items))
+    runs = list(dict.fromkeys(other.run for other in items))
+    return names.index(item.name), runs.index(item.run)
+
+
+def _first_shown(items: Sequence[Curve | Line]) -> list[int]:
+    """Return the places of the curves shown at first: the first names of all runs."""
+    order = sorted((_places(item, items), place) for place, item in enumerate(items))
+    return sorted(place for _, place in order[:_MOST_SHOWN])
 
 
 def _thinning(contents: Contents, most: int) -> list[str]:

@@ -62,8 +62,20 @@ def spectrum_table(contents: Contents) -> list[Table]:
         for family, curves in contents.curves.items()
         for curve in curves
     ]
-    title = "All spectra and how they were computed"
-    return [Table(title=title, header=_SPECTRUM_HEADER, rows=rows)] if rows else []
+    if not rows:
+        return []
+    used = [
+        place
+        for place in range(len(_SPECTRUM_HEADER))
+        if any(row[place] is not None for row in rows)
+    ]
+    return [
+        Table(
+            title="All spectra and how they were computed",
+            header=[_SPECTRUM_HEADER[place] for place in used],
+            rows=[[row[place] for place in used] for row in rows],
+        )
+    ]
 
 
 def number_table(contents: Contents) -> list[Table]:

@@ -5,9 +5,13 @@ const report = JSON.parse(document.getElementById("report-data").textContent);
 const root = document.documentElement;
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 const isCoarse = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page
-const DASHES = ["solid", "dash", "dot", "dashdot"];
+const DASHES = ["solid", "dash", "dashdot", "longdash"]; // dots are for negative λ
+const TOOLS = [
+  ["toImage"],
+  ["zoom2d", "pan2d"],
+  ["zoomIn2d", "zoomOut2d", "resetScale2d"],
+]; // named one by one: by default Plotly adds a tool that sends the figure to its makers
 const NUM_COLORS = 7;
-const MOST_SHOWN = 8; // curves at first; the others wait in the legend
 const PLAY_MILLISECONDS = 450;
 
 // --- numbers -------------------------------------------------------------------
@@ -47,9 +51,11 @@ function colorOf(name) {
   return getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 }
 
-function lookOf(place) {
-  const dash = DASHES[Math.floor(place / NUM_COLORS) % DASHES.length];
-  return { color: colorOf(`c${place % NUM_COLORS}`), dash };
+// One color for each name, one dash for each run.
+function lookOf(item) {
+  const turn = item.run_place + Math.floor(item.name_place / NUM_COLORS);
+  const color = `c${item.name_place % NUM_COLORS}`;
+  return { color: colorOf(color), variable: `var(--${color})`, dash: DASHES[turn % DASHES.length] };
 }
 
 // Plotly reads tags and entities in names; these stay what they are.
@@ -94,6 +100,7 @@ function layoutOf(xaxis, yaxis, revision) {
     showlegend: false,
     hovermode: "closest",
     hoverlabel: { namelength: -1 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colorOf("soft"), activecolor: colorOf("accent") },
     dragmode: isCoarse ? false : "zoom",
   };
 }
@@ -103,7 +110,7 @@ function configOf(title) {
     responsive: true,
     displaylogo: false,
     doubleClick: "reset",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    modeBarButtons: TOOLS,
     toImageButtonOptions: { format: "svg", filename: title.replace(/[^A-Za-z0-9]+/g, "-") },
   };
 }
@@ -127,14 +134,15 @@ function makeToggle(text, isPressed, onChange) {
   return button;
 }
 
-function makeSwatch(place) {
+function makeSwatch(item) {
+  const look = lookOf(item);
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
   const line = document.createElementNS(space, "line");
-  const dash = { solid: "", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3" }[lookOf(place).dash];
-  const look = { x1: 0, y1: 5, x2: 26, y2: 5, "stroke-width": 3, "stroke-dasharray": dash };
-  for (const [name, value] of Object.entries(look)) line.setAttribute(name, value);
-  line.style.stroke = `var(--c${place % NUM_COLORS})`;
+  const dash = { solid: "", dash: "7 4", longdash: "12 3", dashdot: "7 3 2 3" }[look.dash];
+  const shape = { x1: 0, y1: 5, x2: 26, y2: 5, "stroke-width": 3, "stroke-dasharray": dash };
+  for (const [name, value] of Object.entries(shape)) line.setAttribute(name, value);
+  line.style.stroke = look.variable;
   svg.setAttribute("width", 26);
   svg.setAttribute("height", 10);
   svg.append(line);
@@ -156,7 +164,7 @@ function makeLegend(items, shown, onChange) {
     });
     abouts.push(made("span", "about"));
     const text = made("span", "name", item.label, " ", abouts[place]);
-    list.append(made("li", "", made("label", "", box, makeSwatch(place), text)));
+    list.append(made("li", "", made("label", "", box, makeSwatch(item), text)));
   });
   const set = (isShown) => () => {
     list.querySelectorAll("input").forEach((box, place) => {

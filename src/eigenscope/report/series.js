@@ -5,7 +5,7 @@ class SeriesPanel {
   constructor(section, panel) {
     this.panel = panel;
     this.logY = false;
-    this.shown = new Set(panel.lines.slice(0, MOST_SHOWN).keys());
+    this.shown = new Set(panel.shown);
     this.plot = made("div", "plot");
     const legend = makeLegend(panel.lines, this.shown, () => this.draw());
     const controls = made(
@@ -24,7 +24,7 @@ class SeriesPanel {
 
   tracesOf(line, place) {
     if (!this.shown.has(place)) return [];
-    const { color, dash } = lookOf(place);
+    const { color, dash } = lookOf(line);
     const has = line.stderrs.some((error) => error !== null && error > 0);
     const errors = { type: "data", array: line.stderrs, color, thickness: 1.2, width: 3 };
     return [

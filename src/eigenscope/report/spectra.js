@@ -9,8 +9,8 @@ class SpectraPanel {
       .sort((a, b) => a - b);
     this.number = this.numbers.at(-1) ?? null;
     const isSigned = panel.is_signed;
-    this.state = { view: "density", logX: !isSigned, logY: isSigned, bands: true };
-    this.shown = new Set(panel.curves.slice(0, MOST_SHOWN).keys());
+    this.state = { view: "density", logX: !isSigned, logY: isSigned, bands: true, held: true };
+    this.shown = new Set(panel.shown);
     this.plot = made("div", "plot");
     this.build(section.querySelector(".live-only"));
   }
@@ -41,13 +41,15 @@ class SpectraPanel {
       makeButton("Density, CSV", () => this.saveDensity()),
     ];
     const bands = this.panel.has_bands ? [toggle("95 % bands", "bands")] : [];
+    const held = this.numbers.length > 1 ? [toggle("Axes of all", "held")] : [];
     const gap = made("span", "gap");
-    const bar = made("div", "controls", view, logX, logY, ...bands, gap, ...saves);
+    const bar = made("div", "controls", view, logX, logY, ...bands, ...held, gap, ...saves);
     this.caption = made("p", "caption");
     host.append(bar);
     if (this.numbers.length > 1) {
       const slider = makeSlider(this.numbers, (number) => {
         this.number = number;
+        if (!this.state.held) this.ranges = null;
         if (this.isDrawn) this.draw();
       });
       slider.move(this.numbers.length - 1);
@@ -83,7 +85,7 @@ class SpectraPanel {
     if (frame === null || !this.shown.has(place)) return [];
     const isRank = this.state.view === "rank";
     return this.partsOf(frame).flatMap((part) => {
-      const look = lookOf(place);
+      const look = lookOf(curve);
       const dash = part.isNegative ? "dot" : look.dash;
       const what = isRank ? "rank %{x:,.5~g}<br>|λ| = " : "λ = %{x:.4~g}<br>density ";
       const line = {
@@ -114,12 +116,14 @@ class SpectraPanel {
     return words.join(", ");
   }
 
-  // Axes hold all recordings, so that the slider moves the curves and not the axes.
+  // Axes that hold all recordings let the slider move the curves and not the axes.
   allRanges() {
     const x = [];
     const y = [];
     for (const place of this.shown) {
-      for (const frame of this.panel.curves[place].frames) {
+      const curve = this.panel.curves[place];
+      const frames = this.state.held ? curve.frames : [this.frameOf(curve)];
+      for (const frame of frames.filter(Boolean)) {
         for (const part of this.partsOf(frame)) {
           for (const value of part.x) x.push(value);
           for (const value of part.y) y.push(value);
@@ -134,7 +138,7 @@ class SpectraPanel {
 
   draw() {
     this.isDrawn = true;
-    const { view, logX, logY } = this.state;
+    const { view, logX, logY, held } = this.state;
     const isDensity = view === "density";
     this.ranges ??= this.allRanges();
     const traces = this.panel.curves.flatMap((curve, place) => this.tracesOf(curve, place));
@@ -145,11 +149,19 @@ class SpectraPanel {
     const layout = layoutOf(
       axis(isDensity ? across : "rank", logX, this.ranges.x),
       axis(isDensity ? `density per ${per}` : "|λ|", logY, this.ranges.y),
-      `${view} ${logX} ${logY}`,
+      `${view} ${logX} ${logY} ${held || this.number}`,
     );
     if (!traces.length) layout.annotations = [emptyNote()];
-    this.caption.textContent = report.captions[isDensity ? (logX ? "log" : "linear") : "rank"];
+    this.caption.textContent = this.said();
     return Plotly.react(this.plot, traces, layout, configOf(this.panel.title));
+  }
+
+  said() {
+    const { view, logX } = this.state;
+    const words = [report.captions[view === "rank" ? "rank" : logX ? "log" : "linear"]];
+    if (view === "density" && this.panel.has_bands) words.push(report.captions.bands);
+    if (!isCoarse) words.push("Drag to zoom, double-click for all.");
+    return words.join(" ");
   }
 
   *framesWithNames() {
