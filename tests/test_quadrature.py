@@ -299,3 +299,59 @@ def test_an_operator_without_symmetry_is_found_by_its_probes():
     matrix = torch.randn(60, 60, generator=generator(0), dtype=torch.float64)
     with pytest.raises(ValueError, match="must be symmetric"):
         es.spectrum(Blind(matrix), method="slq", num_outer=0)
+
+
+@pytest.mark.message
+def test_a_density_is_not_finer_than_the_kernel_of_damped_moments():
+    values = FAMILIES["atoms"]
+    matrix, _ = planted(values)
+    options: Any = {"tolerance": 0.0, "max_probes": 4, "max_steps": 16, "num_outer": 0}
+    found = es.spectrum(Blind(matrix), method="kpm", **options)
+    assert found.quadrature is not None
+    width = found.quadrature.kernel_width
+    # 33 moments on an interval of length 5 and its margins.
+    assert width == pytest.approx(2.5 * np.pi / 34, rel=0.1)
+    with pytest.raises(ValueError, match=r"at least .* that damped Chebyshev moments"):
+        found.density(bandwidth=0.9 * width)
+    assert found.density().bandwidth >= width
+    density = found.density(bandwidth=width)
+    assert density.lower is not None
+    assert density.upper is not None
+    truth = smoothed(values, density.grid, width)
+    slack = 2e-3 * truth.max()
+    inside = (density.lower - slack <= truth) & (truth <= density.upper + slack)
+    assert inside.mean() >= 0.95
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["outliers", "atoms", "heavy tail"])
+def test_errors_sums_and_bands_are_calibrated(family, method):
+    """A short form of benchmarks/calibration.py; fixed seeds, diag for any matrix."""
+    values = FAMILIES[family]
+    diagonal = torch.from_numpy(values)
+    operator = Blind(torch.diag(diagonal), lambda block: diagonal[:, None] * block)
+    within, sums, bands = [], [], []
+    for seed in range(12):
+        found = es.spectrum(
+            operator,
+            method=method,
+            tolerance=0.1,
+            max_probes=8,
+            num_outer=30,
+            generator=generator(seed),
+        )
+        assert found.quadrature is not None
+        within.append(true_error(found, values) <= found.error)
+        total = found.sum(np.square)
+        allowed = 2.365 * float(total.stderr) + total.bias  # Student's t, 8 probes
+        sums.append(abs(float(total.value) - (values**2).sum()) <= allowed)
+        width = max(0.02 * float(np.ptp(values)), found.quadrature.kernel_width)
+        density = found.density(bandwidth=width)
+        truth = smoothed(values, density.grid, width)
+        slack = 2e-3 * truth.max()
+        inside = (density.lower - slack <= truth) & (truth <= density.upper + slack)
+        bands.append(float(inside[truth > 0.01 * truth.max()].mean()))
+    assert sum(within) >= 11
+    # At a true level of 95 %, 9 or fewer of 12 come in 2 % of runs.
+    assert sum(sums) >= 10
+    assert np.mean(bands) >= 0.93

@@ -74,6 +74,12 @@ class ChebyshevSampler(Sampler):
         # The kernel widens everything by almost twice as much for half the moments.
         return 1.25
 
+    @property
+    @override
+    def kernel_width(self) -> float:
+        half = (self._high - self._low) / 2
+        return half * np.pi / (len(self._moments) + 1)
+
     @override
     def begin(self, indices: range) -> None:
         self._indices = indices

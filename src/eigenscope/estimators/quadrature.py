@@ -70,6 +70,11 @@ class LanczosSampler(Sampler):
         # families of spectra the distance was 2.03 to 3.2 times the error.
         return 0.5
 
+    @property
+    @override
+    def kernel_width(self) -> float:
+        return 0.0
+
     @override
     def begin(self, indices: range) -> None:
         probes = draw_probes(

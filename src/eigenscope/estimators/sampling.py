@@ -67,6 +67,11 @@ class Sampler(ABC):
 
     @property
     @abstractmethod
+    def kernel_width(self) -> float:
+        """Standard deviation by which every node is widened."""
+
+    @property
+    @abstractmethod
     def most_together(self) -> int:
         """Probes whose memory fits."""
 
@@ -107,6 +112,7 @@ class Sampling:
         self._checkpoint, self._provenance = checkpoint, provenance
         self._groups: list[Sample] = []
         self._num_steps = 0
+        self._kernel_width = 0.0
         self._started = time.perf_counter()
 
     def run(self) -> Spectrum:
@@ -158,6 +164,7 @@ class Sampling:
         if sample is None:
             raise AssertionError
         self._groups.append(_padded(sample, self._groups))
+        self._kernel_width = self._sampler.kernel_width
         if self._checkpoint is not None:
             self._checkpoint.save(self._state())
 
@@ -198,6 +205,7 @@ class Sampling:
             },
             outer=self._outer.values,
             outer_error=self._outer.error,
+            kernel_width=self._kernel_width or self._sampler.kernel_width,
         )
         values, weights = quadrature.measure(dimension)
         draft = Spectrum(
@@ -247,7 +255,8 @@ class Sampling:
             for name in _PARTS
         }
         counts = (self._products.count, self._num_steps)
-        return state | {"counts": np.array(counts)}
+        width = np.array(self._kernel_width)
+        return state | {"counts": np.array(counts), "kernel_width": width}
 
     def _take_up(self) -> None:
         """Read what an earlier process finished."""
@@ -257,6 +266,7 @@ class Sampling:
             parts = {name: state[name] for name in _PARTS}
             self._groups = [Sample(**parts)]
             self._products.count, self._num_steps = map(int, state["counts"])
+            self._kernel_width = float(state["kernel_width"])
 
 
 def mean_modulus(found: Spectrum | None) -> float:

@@ -153,4 +153,5 @@ def layers_figure(
 def _bandwidth(spectra: list[Spectrum]) -> float:
     low = min(float(found.values[0]) for found in spectra)
     high = max(float(found.values[-1]) for found in spectra)
-    return (high - low) / _RESOLUTION or 1.0
+    widths = [found.quadrature.kernel_width for found in spectra if found.quadrature]
+    return max([(high - low) / _RESOLUTION, *widths]) or 1.0

@@ -17,6 +17,7 @@ DensityKind = Literal["smooth", "histogram"]
 KERNEL_REACH = 9.0  # bandwidths; beyond them the normal tail is below 1e-18
 BLOCK = 512  # atoms smoothed at once
 MOST_BINS = 10_000_000
+_DAMPED_RATIO = 1.5  # of errors of damped moments to the change from half of them
 
 
 @final
@@ -113,12 +114,19 @@ def density(
             f"bandwidth must be at least {finest:.3g} for values up to "
             f"{np.abs(positions).max():.3g} on this axis; got {bandwidth}."
         )
+    widened = _kernel_width(quadrature, scale)
+    if bandwidth is not None and bandwidth < widened:
+        raise ValueError(
+            f"bandwidth must be at least {widened:.3g}, the width that damped Chebyshev "
+            f"moments give every eigenvalue; got {bandwidth}. Take more steps, or "
+            "method='slq'."
+        )
     if kind == "histogram":
         grid, heights, width = histogram_cells(
             positions, shown, bandwidth=bandwidth, num_bins=num_bins
         )
     else:
-        width = bandwidth or silverman_bandwidth(positions, shown)
+        width = bandwidth or max(silverman_bandwidth(positions, shown), widened)
         grid, heights = smooth_cells(
             positions, shown, bandwidth=width, num_points=num_points
         )
@@ -153,12 +161,20 @@ def _with_band(
         return smooth_heights(values, weights, bandwidth=bare.bandwidth, edges=edges)
 
     half = np.abs(bare.heights - heights(quadrature.measure(dimension, coarse=True)))
+    half *= _DAMPED_RATIO if quadrature.kernel_width else 1.0
     if quadrature.num_probes > 1:
         rows = [heights(part) for part in quadrature.single_measures(dimension)]
         spread = np.std(rows, axis=0, ddof=1) / quadrature.num_probes**0.5
         half += confidence_factor(quadrature.num_probes) * spread
     lower = np.maximum(bare.heights - half, 0.0)
     return replace(bare, lower=lower, upper=bare.heights + half)
+
+
+def _kernel_width(quadrature: Quadrature | None, scale: DensityScale) -> float:
+    """The width of a node on the axis; on a logarithmic one it has none to name."""
+    if quadrature is None or scale == "log":
+        return 0.0
+    return quadrature.kernel_width
 
 
 def silverman_bandwidth(

@@ -30,6 +30,8 @@ class Quadrature:
         coarse_weights: Their weights.
         outer: Eigenvalues that are known one by one, in any order.
         outer_error: Bound on the W1 error that their residuals leave.
+        kernel_width: Standard deviation by which damping widens every node in the
+            middle of the interval; 0 for Gauss rules.
 
     Raises:
         ValueError: If nodes and weights differ in shape, or there are none.
@@ -48,6 +50,7 @@ class Quadrature:
     coarse_weights: CoarseNodes
     outer: Float[np.ndarray, "outer"]
     outer_error: float = 0.0
+    kernel_width: float = 0.0
 
     def __post_init__(self) -> None:
         for pair in (
@@ -92,7 +95,8 @@ class Quadrature:
         parts: dict[str, Any] = {
             name.removeprefix("probe_"): array for name, array in arrays.items()
         }
-        parts["outer_error"] = float(parts["outer_error"])
+        for name in ("outer_error", "kernel_width"):
+            parts[name] = float(parts.get(name, 0.0))
         return cls(**parts)
 
     @property
