@@ -1,6 +1,6 @@
 """Per-sample gradients of one output by all parameters, against the peers.
 
-    python benchmarks/per_sample_jacobian.py [--quick] [--output FILE]
+    python benchmarks/per_sample_jacobian.py [--quick] [--only NAME] [--output FILE]
 
 Every ratio is of medians of interleaved repetitions in one run. BackPACK and Opacus
 take part where they are installed; what one cannot do, or does wrongly, is said.
@@ -192,7 +192,7 @@ def speed(report: Report, name: str, n: int, repetitions: int) -> None:
             report.row(way, "–", "–", note)
     peak, _ = peak_of(lambda: es.parameter_jacobian(model, x, output=_first_output))
     report.add(
-        f"\nThe result takes {format_bytes(4 * n * num_params)}; live tensors at most "
+        f"\nThe result takes {format_bytes(4 * n * num_params)}, other tensors at most "
         f"{format_bytes(peak)}."
     )
 
@@ -200,6 +200,7 @@ def speed(report: Report, name: str, n: int, repetitions: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
+    parser.add_argument("--only", choices=cases(), help="one of the networks")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     torch.backends.mha.set_fastpath_enabled(False)  # no per-sample rule of any peer
@@ -208,7 +209,7 @@ def main() -> None:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{platform.machine()}"
     )
-    for name in cases():
+    for name in [options.only] if options.only else cases():
         speed(report, name, 16 if options.quick else 256, 1 if options.quick else 5)
     if options.output:
         options.output.write_text("\n".join(report.lines) + "\n")

@@ -66,13 +66,14 @@ def by_eights(z: Tensor, x: Tensor) -> Tensor:
     [
         by_eights,
         lambda z, x: z.roll(2, 0) if len(x) > 3 else z,
-        lambda z, x: z + torch.rand(2) if len(x) > 5 else z,
+        lambda z, x: z + torch.rand(2) if len(x) > 4 else z,
     ],
     ids=["groups", "roll", "noise"],
 )
-def test_mixing_that_needs_a_whole_chunk_is_found(after, engine):
-    problem = es.Problem(Around(after), samples(N, 3), batch_size=16)
-    with pytest.raises(ValueError, match="change when the batch of 16 is cut into 9 a"):
+@pytest.mark.parametrize("size", [16, 64])
+def test_mixing_that_needs_a_whole_chunk_is_found(after, engine, size):
+    problem = es.Problem(Around(after), samples(size + 8, 3), batch_size=size)
+    with pytest.raises(ValueError, match=f"without the others of the batch of {size}"):
         ENGINES[engine](problem).dense()
 
 

@@ -17,19 +17,41 @@ from eigenscope.problem import Batch, Problem
 
 
 @final
-class ChunkPass:
-    """One forward pass of a chunk, ready for the backward passes of any outputs.
-
-    Gradients must be recorded and the parameters require them.
+class Forward:
+    """One forward pass, recorded; parameters must require gradients.
 
     Args:
         problem: The network.
         head: From raw outputs and targets to (sample, output).
-        batch: At least two samples.
+        batch: The samples.
+
+    Attributes:
+        raw: The raw outputs.
+        outputs: What is differentiated, (sample, output).
+        calls: Calls that rules apply to, without those whose inputs have changed.
+        size: Number of samples.
+    """
+
+    def __init__(self, problem: Problem, head: Head, batch: Batch) -> None:
+        with capturing(problem.model) as calls:
+            self.raw = problem.raw(batch.inputs)
+        self.outputs = head(self.raw, batch.targets)
+        self.calls = [call for call in calls if call.is_intact()]
+        self.size = batch.size
+
+
+@final
+class ChunkPass:
+    """A forward pass of a chunk, ready for the backward passes of any outputs.
+
+    Args:
+        problem: The network.
+        forward: A pass of at least two samples.
         axes: Layouts that earlier chunks have proven; added to.
         create_graph: Whether the gradients are to be differentiated themselves.
 
     Attributes:
+        raw: The raw outputs.
         outputs: What is differentiated, (sample, output).
         by_autograd: Names of the parameters that the rules don't serve.
     """
@@ -37,25 +59,22 @@ class ChunkPass:
     def __init__(
         self,
         problem: Problem,
-        head: Head,
-        batch: Batch,
+        forward: Forward,
         axes: SampleAxes,
         *,
         create_graph: bool = False,
     ) -> None:
         self._params: Mapping[str, nn.Parameter] = problem.params
         self._create_graph = create_graph
-        with capturing(problem.model) as calls:
-            raw = problem.raw(batch.inputs)
-        self.raw = raw
-        self.outputs = head(raw, batch.targets)
-        intact = [call for call in calls if call.is_intact()]
-        served, layouts = self._settle(intact, axes, batch.size)
+        self.raw = forward.raw
+        self.outputs = forward.outputs
+        served, layouts = self._settle(forward.calls, axes, forward.size)
         self.by_autograd = served.by_autograd
         self._served = served
         names = {id(p): name for name, p in problem.params.items()}
+        size = forward.size
         self._calls = [
-            _Arranged(call, layouts[id(call)], batch.size, self._owners(i, call, names))
+            _Arranged(call, layouts[id(call)], size, self._owners(i, call, names))
             for i, call in enumerate(served.calls)
         ]
 

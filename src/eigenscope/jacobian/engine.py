@@ -15,7 +15,7 @@ from eigenscope.autodiff import (
     recording,
     twice_differentiable,
 )
-from eigenscope.jacobian.chunk import ChunkPass
+from eigenscope.jacobian.chunk import ChunkPass, Forward
 from eigenscope.jacobian.generic import Head, by_loop, by_vmap
 from eigenscope.jacobian.independence import require_same_in_parts
 from eigenscope.jacobian.mixing import at_least_two
@@ -34,7 +34,7 @@ from eigenscope.problem import (
 
 _PROBE_SAMPLES = 2
 _COTANGENT_BYTES = 64 * 2**20
-_MAX_CHUNK = 128
+_MAX_CHUNK = 256
 
 
 @final
@@ -152,8 +152,7 @@ class ParameterEngine:
             if batch.size > 1:
                 chunk = ChunkPass(
                     self.problem,
-                    self._head,
-                    batch,
+                    Forward(self.problem, self._head, batch),
                     self._axes,
                     create_graph=create_graph,
                 )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from eigenscope.autodiff import cotangents
-from eigenscope.jacobian.chunk import ChunkPass
+from eigenscope.jacobian.chunk import ChunkPass, Forward
+from eigenscope.jacobian.coverage import require_visible_parameters
 from eigenscope.jacobian.generic import Head, by_vmap
 from eigenscope.jacobian.mixing import require_unmixed_samples, with_leaves
 from eigenscope.jacobian.rules import PerSample
@@ -79,9 +80,12 @@ def prove(
         return z @ weights.to(z)
 
     leafed, leaves = with_leaves(probe)
-    chunk = ChunkPass(problem, mixed, leafed, axes)
-    require_unmixed_samples(problem, probe, chunk, leaves)
-    expected = _batch_gradients(problem, chunk.outputs)
+    forward = Forward(problem, mixed, leafed)
+    alone = _Alone(problem, forward, leaves)
+    require_unmixed_samples(problem, probe, forward.raw, alone.by_inputs)
+    axes.prove_one_by_one(forward.outputs, forward.calls, alone.by_calls)
+    chunk = ChunkPass(problem, forward, axes)
+    expected = alone.by_params
     proof = Proof(sample_bytes=chunk.cotangent_bytes() // probe.size)
     sums = _Sums()
     sums.add(chunk.parts(range(1), set()))
@@ -111,16 +115,47 @@ def reason_without_rules(name: str, proof: Proof) -> str:
     return "used by functions without rules, or where samples cannot be told apart"
 
 
-def _batch_gradients(problem: Problem, outputs: Tensor) -> dict[str, Tensor]:
-    leaves = list(problem.params.values())
-    found: Sequence[Tensor | None] = [None] * len(leaves)
-    if outputs.requires_grad:
-        seed = torch.ones_like(outputs)
-        found = cotangents(outputs, leaves, seed, keep_graph=True)
-    return {
-        name: torch.zeros_like(leaf) if g is None else g
-        for (name, leaf), g in zip(problem.params.items(), found, strict=True)
-    }
+class _Alone:
+    """Derivatives of the outputs of one sample at a time, by all that they depend on.
+
+    Args:
+        problem: The network.
+        forward: A pass of a few samples and one output.
+        leaves: The floating-point inputs that it was given.
+
+    Raises:
+        ValueError: If the graph hides parameters inside a reentrant checkpoint.
+
+    Attributes:
+        by_calls: For each sample the cotangents at the outputs of the calls.
+        by_inputs: For each sample the derivatives by the inputs of all.
+        by_params: The gradients of the sum over samples.
+    """
+
+    def __init__(
+        self, problem: Problem, forward: Forward, leaves: Sequence[Tensor]
+    ) -> None:
+        require_visible_parameters(forward.outputs)
+        params = problem.params
+        edges = [call.edge for call in forward.calls]
+        self.by_calls: list[Sequence[Tensor | None]] = []
+        self.by_inputs: list[Sequence[Tensor | None]] = []
+        self.by_params = {name: torch.zeros_like(p) for name, p in params.items()}
+        if not forward.outputs.requires_grad:
+            self.by_calls = [[] for _ in range(forward.size)]
+            self.by_inputs = [[] for _ in range(forward.size)]
+            return
+        for sample in range(forward.size):
+            seed = torch.zeros_like(forward.outputs)
+            seed[sample] = 1
+            targets = [*edges, *leaves, *params.values()]
+            found = cotangents(forward.outputs, targets, seed, keep_graph=True)
+            first, last = len(edges), len(edges) + len(leaves)
+            self.by_calls.append(found[:first])
+            self.by_inputs.append(found[first:last])
+            for name, gradient in zip(params, found[last:], strict=True):
+                if gradient is not None:
+                    self.by_params[name] += gradient
 
 
 def _proven_by_vmap(
@@ -151,13 +186,13 @@ class _Sums:
     def add(self, parts: Iterable[tuple[str, PerSample]]) -> None:
         for name, part in parts:
             values = part.tensor().detach()
-            both = values.sum((0, 1)), values.abs().sum((0, 1))
-            self._sums[name] = self._sums.get(name, 0) + both[0]
-            self._scales[name] = self._scales.get(name, 0) + both[1]
+            size = torch.linalg.vector_norm(values, ord=torch.inf)
+            self._sums[name] = self._sums.get(name, 0) + values.sum((0, 1))
+            self._scales[name] = self._scales.get(name, 0) + size * values.shape[0]
 
     def agree(self, name: str, expected: Tensor) -> bool:
         if name not in self._sums:
             return not bool(expected.any())
-        scale = float(self._scales[name].amax())
+        scale = float(self._scales[name])
         error = float((self._sums[name] - expected).abs().amax())
         return error <= torch.finfo(expected.dtype).eps ** 0.5 * scale

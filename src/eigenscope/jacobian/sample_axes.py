@@ -54,7 +54,6 @@ class SampleAxes:
         Cost:
             Two backward passes.
         """
-        signature = _signature(calls)
         if not calls or not outputs.requires_grad:
             return [None] * len(calls)
         code = codes(num_samples, outputs)
@@ -64,6 +63,37 @@ class SampleAxes:
         edges = [call.edge for call in calls]
         plain = cotangents(outputs, edges, seed, keep_graph=True)
         coded = cotangents(outputs, edges, seed * code.unsqueeze(1), keep_graph=True)
+        return self._learn(calls, plain, coded, code)
+
+    def prove_one_by_one(
+        self,
+        outputs: Tensor,
+        calls: Sequence[Call],
+        alone: Sequence[Sequence[Tensor | None]],
+    ) -> None:
+        """Remember the layouts that show in cotangents of one sample at a time.
+
+        Args:
+            outputs: Recorded outputs (sample, output).
+            calls: The calls of that pass.
+            alone: For each sample the cotangents of its own outputs, by call.
+        """
+        if not calls or not outputs.requires_grad:
+            return
+        code = codes(len(alone), outputs)
+        both = [list(found) for found in zip(*alone, strict=True)]
+        plain = [_weighted(found, torch.ones_like(code)) for found in both]
+        coded = [_weighted(found, code) for found in both]
+        self._learn(calls, plain, coded, code)
+
+    def _learn(
+        self,
+        calls: Sequence[Call],
+        plain: Sequence[Tensor | None],
+        coded: Sequence[Tensor | None],
+        code: Tensor,
+    ) -> list[Layout | None]:
+        signature = _signature(calls)
         layouts: list[Layout | None] = []
         self._open.discard(signature)
         for call, one, other in zip(calls, plain, coded, strict=True):
@@ -73,6 +103,12 @@ class SampleAxes:
             layouts.append(possible[0] if possible else None)
         self._known[signature] = layouts
         return layouts
+
+
+def _weighted(found: Sequence[Tensor | None], weights: Tensor) -> Tensor | None:
+    """Return the sum of one call's cotangents with a weight for each sample."""
+    terms = [w * g for w, g in zip(weights, found, strict=True) if g is not None]
+    return torch.stack(terms).sum(0) if terms else None
 
 
 def _possible(
