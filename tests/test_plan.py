@@ -65,7 +65,10 @@ def test_the_bytes_and_flops_of_a_function_are_as_planned(name, images):
     del kept
     assert made.host_bytes == pytest.approx(counted.peak, rel=0.15)
     assert made.device_bytes == made.host_bytes  # one memory
-    assert made.flops == pytest.approx(counted.flops, rel=0.35)
+    if "ntk" in name:  # BLAS takes triangles that the counter does not see
+        assert 0.65 * counted.flops < made.flops < 4 * counted.flops
+    else:
+        assert made.flops == pytest.approx(counted.flops, rel=0.35)
 
 
 @pytest.mark.parametrize("name", ["input", "parameters", "kernel", "gram"])
@@ -117,7 +120,7 @@ def test_the_products_of_an_estimate_are_counted(images):
     symmetry = 2  # products that are compared before the first probe
     assert made.backward / 20 / 2 == 3 * 4
     assert found.provenance["num_matvecs"] == 3 * 4 + symmetry
-    assert made.at_most == made.seconds
+    assert made.at_most == pytest.approx(made.seconds)
 
 
 def test_an_estimate_that_may_take_longer_says_so(images):

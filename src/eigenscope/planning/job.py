@@ -121,10 +121,11 @@ class Job:
         """Return what is kept for all samples, and the largest beside it."""
         held = self._grown_bytes(found, [m.held for m in found], self.num_samples)
         beside = [max(0, m.bytes - m.held - self.kept_bytes(m.size)) for m in found]
-        if found[-1].size >= min(self.chunk, self.num_samples):
+        together = min(self.chunk, self.num_samples)
+        if found[-1].size >= together:
             working = max(beside)  # more samples need no more
         else:
-            working = self._grown_bytes(found, beside, self.chunk)
+            working = self._grown_bytes(found, beside, together)
         return self.kept_bytes(self.num_samples) + min(held + working, self.budget)
 
     def _grown_bytes(
