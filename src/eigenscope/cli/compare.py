@@ -10,10 +10,19 @@ from eigenscope.report.comparison import (
     read_comparison,
     write_comparison,
 )
+from eigenscope.report.trainings import (
+    TRAININGS_HEADER,
+    are_trainings,
+    read_trainings,
+    write_trainings,
+)
 
 
 def run_compare(options: CompareOptions) -> None:
     """Read the runs, draw, and print."""
+    if options.runs and are_trainings(options.runs):
+        _compare_trainings(options)
+        return
     comparison = read_comparison(
         options.runs, output=options.output, layout=options.layout
     )
@@ -27,3 +36,17 @@ def run_compare(options: CompareOptions) -> None:
     print(terminal_table(HEADER, rows))
     print(f"figure: {options.out / 'comparison.png'}")
     print(f"table:  {options.out / 'comparison.csv'}\npage:   {page}")
+
+
+def _compare_trainings(options: CompareOptions) -> None:
+    trainings = read_trainings(options.runs)
+    written = write_trainings(trainings, options.out)
+    rows = [training.row() for training in trainings]
+    if options.json:
+        entries = [dict(zip(TRAININGS_HEADER, row, strict=True)) for row in rows]
+        files = [str(path) for path in written]
+        print(json.dumps({"runs": entries, "files": files}, indent=2))
+        return
+    print(terminal_table(TRAININGS_HEADER, rows))
+    for path in written:
+        print(path)

@@ -11,10 +11,13 @@ from eigenscope.cli.options import (
     HessianOptions,
     InfoOptions,
     JacobianOptions,
+    MatchOptions,
     NTKOptions,
     Options,
     PlanOptions,
     ReportOptions,
+    TrainOptions,
+    WeightsOptions,
     parse,
 )
 
@@ -67,6 +70,8 @@ def _how_to_go_on(options: Options | None) -> str:
         verb = type(options).__name__.removesuffix("Options").lower()
         again = f"eigenscope {verb} --resume --out {options.out}"
         return f"; what was computed is kept, and this goes on with it: {again}"
+    if isinstance(options, TrainOptions) and not options.list:
+        return "; what was recorded is kept: the same command with --resume goes on"
     if isinstance(options, DemoOptions):
         return "; what was computed is kept: the same command goes on with it"
     return ""
@@ -90,6 +95,10 @@ def _run(options: Options) -> None:
         from eigenscope.cli.demo import run_demo
 
         run_demo(options)
+    elif isinstance(options, TrainOptions):
+        from eigenscope.cli.train import run_train
+
+        run_train(options)
     elif isinstance(options, FitOptions):
         from eigenscope.cli.fit import run_fit
 
@@ -106,6 +115,14 @@ def _run(options: Options) -> None:
         from eigenscope.cli.plan import run_plan
 
         run_plan(options.verb)
+    elif isinstance(options, MatchOptions):
+        from eigenscope.cli.match import run_match
+
+        run_match(options)
+    elif isinstance(options, WeightsOptions):
+        from eigenscope.cli.weights import run_weights
+
+        run_weights(options)
     elif isinstance(options, InfoOptions):
         from eigenscope.cli.info import run_info
 

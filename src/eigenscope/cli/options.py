@@ -14,6 +14,9 @@ Kernel = Literal["full", "trace", "conjugate"]
 Parts = Literal["none", "parameter", "module"]
 Method = Literal["auto", "jacobian", "structured", "products"]
 Curvature = Literal["hessian", "gauss-newton", "fisher"]
+Scaling = Literal["none", "range", "max", "trace"]
+Kernels = Literal["slices", "matrix"]
+XminRule = Literal["scan", "peak"]
 SpectrumMethod = Literal["auto", "exact", "slq", "kpm"]
 
 
@@ -33,6 +36,9 @@ _Layouts = Annotated[tuple[Layout, ...], _named("LAYOUT [LAYOUT ...]")]
 _Kernels = Annotated[tuple[Kernel, ...], _named("KERNEL [KERNEL ...]")]
 _Curvatures = Annotated[tuple[Curvature, ...], _named("MATRIX [MATRIX ...]")]
 _Globs = Annotated[tuple[str, ...], _named("GLOB [GLOB ...]")]
+_Runs = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, _named("RUN [RUN ...]", hint="")
+]
 _Memory = Annotated[str | None, _named("SIZE", hint="(default: half of what is free)")]
 
 
@@ -150,6 +156,32 @@ class PlanOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """Train a network as an experiment says, and measure it epoch by epoch."""
+
+    config: Annotated[
+        str | None, tyro.conf.Positional, _named("EXPERIMENT|FILE.toml", hint="")
+    ] = None
+    """An experiment by name (see --list) or a file; with --resume the run's own."""
+    list: bool = False
+    """List the experiments that come with the package."""
+    set: Annotated[tuple[str, ...], _named("KEY=VALUE [KEY=VALUE ...]", hint="")] = ()
+    """Replace entries of the experiment, such as training.epochs=3."""
+    data_root: Annotated[Path | None, _named("DIR", hint="")] = None
+    """Folder that holds the data set's files; nothing is downloaded."""
+    device: Annotated[str, _named("DEVICE")] = "cpu"
+    """Where the network runs, such as cpu, cuda or mps."""
+    out: Annotated[Path | None, _named("DIR", hint="(default: runs/EXPERIMENT)")] = None
+    """The run's folder, or that of all runs of a study: new or empty."""
+    resume: bool = False
+    """Go on with what is in the folder."""
+    memory: _Memory = None
+    """Memory to use, such as 4GiB."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
     """Train LeNet on real digits with true and random labels; compare the spectra."""
 
@@ -187,9 +219,7 @@ class FitOptions:
 class CompareOptions:
     """Overlay the spectra of several runs and tabulate what they say."""
 
-    runs: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, _named("RUN [RUN ...]", hint="")
-    ]
+    runs: _Runs
     """Folders of runs."""
     output: OutputName = "logits"
     """The output to compare."""
@@ -213,6 +243,46 @@ class ReportOptions:
     """The page; one of that name is replaced."""
     title: Annotated[str | None, _named("TEXT", hint="(default: the runs)")] = None
     """Stands above the page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchOptions:
+    """Compare each layer's Hessian spectrum with the full one, through training."""
+
+    runs: _Runs
+    """Folders of trainings with Hessian spectra, or of studies."""
+    scale: Scaling = "range"
+    """What the figures' W1 divides by: none, range, max or trace; tables hold all."""
+    animate: bool = False
+    """Draw a film of each run's spectra, too."""
+    out: _Folder = Path("match")
+    """Folder for figures and tables."""
+    json: bool = False
+    """Print one JSON document instead of text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsOptions:
+    """Spectra of a network's weight matrices, and their power-law tails."""
+
+    model: _Name = "lenet"
+    """The network: a name (see `eigenscope info`) or your factory, as my_nets:wide."""
+    weights: _File = None
+    """Weights: .safetensors, or a state_dict that torch.save wrote."""
+    data: _Name = "digits"
+    """The data set whose samples and classes fix the network's shape."""
+    data_root: Annotated[Path | None, _named("DIR", hint="")] = None
+    """Folder that holds the data set's files; nothing is downloaded."""
+    params: _Globs = ("*",)
+    """Parameters by name or glob."""
+    kernels: Kernels = "slices"
+    """How a convolution is cut: slices (one matrix per place) or matrix."""
+    xmin: XminRule = "scan"
+    """Where the tails start: the best place, or the mode of log10 λ."""
+    seed: _Count = 0
+    """Seed of weights that are not loaded."""
+    out: _Folder = Path("weights")
+    """Folder for figure, table and spectra."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -232,10 +302,13 @@ Options = (
     | Annotated[JacobianOptions, tyro.conf.subcommand("jacobian")]
     | Annotated[NTKOptions, tyro.conf.subcommand("ntk")]
     | Annotated[HessianOptions, tyro.conf.subcommand("hessian")]
+    | Annotated[TrainOptions, tyro.conf.subcommand("train")]
     | Annotated[FitOptions, tyro.conf.subcommand("fit")]
     | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
     | Annotated[ReportOptions, tyro.conf.subcommand("report")]
     | Annotated[PlanOptions, tyro.conf.subcommand("plan")]
+    | Annotated[MatchOptions, tyro.conf.subcommand("match")]
+    | Annotated[WeightsOptions, tyro.conf.subcommand("weights")]
     | Annotated[InfoOptions, tyro.conf.subcommand("info")]
 )
 

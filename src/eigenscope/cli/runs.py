@@ -39,7 +39,7 @@ def carry_out(
     arguments = arguments_of(options)
     if options.resume:
         with Run.resume(options.out, verb=verb, arguments=arguments) as run:
-            _repeat_threads(run)
+            repeat_threads(run)
             prepared = prepare(run)
             return prepared, compute(run, prepared)
     require_vacant(
@@ -47,11 +47,11 @@ def carry_out(
     )
     prepared = prepare(None)
     with Run.create(options.out, verb=verb, arguments=arguments) as run:
-        _repeat_threads(run)
+        repeat_threads(run)
         return prepared, compute(run, prepared)
 
 
-def _repeat_threads(run: Run) -> None:
+def repeat_threads(run: Run) -> None:
     """Use as many threads as when the run began: sums are then taken alike."""
     recorded = run.settings.get("num_threads")
     if recorded is None:

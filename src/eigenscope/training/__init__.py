@@ -2,7 +2,13 @@
 
 from eigenscope.training.adapters import lightning_callback, transformers_callback
 from eigenscope.training.checkpoints import Checkpoints, find_checkpoints
-from eigenscope.training.classifier import TrainingLog, accuracy, train_classifier
+from eigenscope.training.classifier import (
+    EpochPass,
+    TrainingLog,
+    accuracy,
+    evaluate,
+    train_classifier,
+)
 from eigenscope.training.history import History
 from eigenscope.training.measurement import Measure
 from eigenscope.training.measures import (
@@ -20,16 +26,19 @@ from eigenscope.training.regularization import TracePenalty
 from eigenscope.training.schedule import Schedule
 from eigenscope.training.series import record_series
 from eigenscope.training.sinks import Sink, TensorBoardSink, WandbSink
+from eigenscope.training.trainer import Optimization, Trainer
 
 __all__ = [
     "Checkpoints",
     "CurvatureEigenvalues",
     "CurvatureSpectra",
     "CurvatureTrace",
+    "EpochPass",
     "History",
     "JacobianSpectrum",
     "LayerDistances",
     "Measure",
+    "Optimization",
     "Recorder",
     "Schedule",
     "Sink",
@@ -37,10 +46,12 @@ __all__ = [
     "TargetAlignment",
     "TensorBoardSink",
     "TracePenalty",
+    "Trainer",
     "TrainingLog",
     "WandbSink",
     "WeightSpectra",
     "accuracy",
+    "evaluate",
     "find_checkpoints",
     "lightning_callback",
     "record_series",

@@ -25,6 +25,22 @@ class TrainingLog:
     accuracies: tuple[float, ...]
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPass:
+    """One pass over the data, measured while the weights changed.
+
+    Attributes:
+        loss: Mean cross-entropy; the first that is not finite after a divergence.
+        accuracy: Share of right answers.
+        diverged_at: Step whose loss was not finite; None if all were.
+    """
+
+    loss: float
+    accuracy: float
+    diverged_at: int | None = None
+
+
 def train_classifier(
     model: nn.Module,
     inputs: Float[Tensor, "sample *shape"],
@@ -92,18 +108,75 @@ def train_classifier(
     )
     log = TrainingLog(losses=(), accuracies=())
     model.train()
-    with _random_state_from(generator):
+    with random_state_from(generator):
         for _ in range(epochs):
             order = torch.randperm(len(inputs), generator=generator)
-            loss, right = _epoch(model, optimizer, inputs, targets, order, batch_size)
+            passed = train_epoch(
+                model, optimizer, inputs, targets, order=order, batch_size=batch_size
+            )
+            if passed.diverged_at is not None:
+                raise ValueError(
+                    f"the loss must stay finite, got {passed.loss} at step "
+                    f"{passed.diverged_at} of an epoch "
+                    f"(learning_rate={learning_rate}); lower learning_rate, or check "
+                    "inputs and weights for such values."
+                )
             log = TrainingLog(
-                losses=(*log.losses, loss), accuracies=(*log.accuracies, right)
+                losses=(*log.losses, passed.loss),
+                accuracies=(*log.accuracies, passed.accuracy),
             )
             if progress is not None:
                 progress(log)
     optimizer.zero_grad(set_to_none=True)
     model.eval()
     return log
+
+
+def evaluate(
+    model: nn.Module,
+    inputs: Float[Tensor, "sample *shape"],
+    targets: Int64[Tensor, "sample"],
+    *,
+    batch_size: int = 1000,
+) -> tuple[float, float]:
+    """Mean cross-entropy and share of right answers over all samples, in eval mode.
+
+    Args:
+        model: The classifier; every module's mode is left as it was.
+        inputs: The samples, on the model's device.
+        targets: Their classes.
+        batch_size: Samples in each forward pass; changes the result by rounding only.
+
+    Returns:
+        The loss and the accuracy, from 0 to 1.
+
+    Raises:
+        ValueError: If there is not one target for each input, or none at all.
+
+    Cost:
+        One forward pass over the data.
+
+    Example:
+        >>> loss, right = evaluate(nn.Identity(), 9 * torch.eye(2), torch.arange(2))
+        >>> round(loss, 6), right
+        (0.000123, 1.0)
+    """
+    _require_pairs(inputs, targets)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    total, right = 0.0, 0
+    try:
+        with torch.inference_mode():
+            for x, y in zip(
+                inputs.split(batch_size), targets.split(batch_size), strict=True
+            ):
+                outputs = model(x)
+                total += cross_entropy(outputs, y, reduction="sum").item()
+                right += _num_right(outputs, y)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return total / len(inputs), right / len(inputs)
 
 
 def accuracy(
@@ -134,24 +207,11 @@ def accuracy(
         >>> accuracy(nn.Identity(), torch.eye(3), torch.tensor([0, 1, 0]))
         0.6666666666666666
     """
-    _require_pairs(inputs, targets)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    right = 0
-    try:
-        with torch.inference_mode():
-            for x, y in zip(
-                inputs.split(batch_size), targets.split(batch_size), strict=True
-            ):
-                right += _num_right(model(x), y)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return right / len(inputs)
+    return evaluate(model, inputs, targets, batch_size=batch_size)[1]
 
 
 @contextmanager
-def _random_state_from(generator: torch.Generator) -> Generator[None]:
+def random_state_from(generator: torch.Generator) -> Generator[None]:
     """Seed torch's own generator from ours, then give the caller's state back."""
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
@@ -159,30 +219,46 @@ def _random_state_from(generator: torch.Generator) -> Generator[None]:
         yield
 
 
-def _epoch(
+def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    order: Tensor,
+    inputs: Float[Tensor, "sample *shape"],
+    targets: Int64[Tensor, "sample"],
+    *,
+    order: Int64[Tensor, "sample"],
     batch_size: int,
-) -> tuple[float, float]:
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> EpochPass:
+    """Take one step for each batch of samples in a given order.
+
+    Args:
+        model: The classifier, changed in place, in the mode that it is in.
+        optimizer: Of its parameters.
+        inputs: All samples, on the model's device.
+        targets: Their classes.
+        order: Numbers of the samples.
+        batch_size: Samples in each step; the last batch may be smaller.
+        augment: Changes a batch of inputs before the model sees it.
+
+    Returns:
+        Loss and accuracy; or where the loss stopped to be finite, with no step taken
+        from there.
+    """
     total, right = 0.0, 0
     for step, chosen in enumerate(order.to(inputs.device).split(batch_size)):
-        outputs = model(inputs[chosen])
+        batch = inputs[chosen] if augment is None else augment(inputs[chosen])
+        outputs = model(batch)
         loss = cross_entropy(outputs, targets[chosen])
         if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss must stay finite, got {loss.item()} at step {step} of an "
-                f"epoch (learning_rate={optimizer.param_groups[0]['lr']}); lower "
-                "learning_rate, or check inputs and weights for such values."
+            return EpochPass(
+                loss=loss.item(), accuracy=right / len(inputs), diverged_at=step
             )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item() * len(chosen)
         right += _num_right(outputs.detach(), targets[chosen])
-    return total / len(inputs), right / len(inputs)
+    return EpochPass(loss=total / len(inputs), accuracy=right / len(inputs))
 
 
 def _num_right(outputs: Tensor, targets: Tensor) -> int:

@@ -17,8 +17,10 @@ from eigenscope.zoo.factories import (
     is_factory,
 )
 from eigenscope.zoo.names import resolve_name
+from eigenscope.zoo.vision_models import IMAGE_SIZE, resnet18, vgg11_bn
 
 _MLP_WIDTHS = MappingProxyType({"mlp-512": (512,), "mlp-512x3": (512, 512, 512)})
+_VISION = MappingProxyType({"vgg11-bn": vgg11_bn, "resnet18": resnet18})
 _RESNETS = MappingProxyType(
     {
         f"{depth}_cifar{num_classes}": num_classes
@@ -43,7 +45,7 @@ def model_names() -> tuple[str, ...]:
         >>> model_names()[:4]
         ('lenet', 'mlp-512', 'mlp-512x3', 'resnet20_cifar10')
     """
-    return ("lenet", *_MLP_WIDTHS, *_RESNETS)
+    return ("lenet", *_MLP_WIDTHS, *_VISION, *_RESNETS)
 
 
 def build_model(
@@ -60,6 +62,9 @@ def build_model(
       with torch's default initialisation.
     - `mlp-512`: d-512-k without biases, ReLU, Glorot normal weights; `mlp-512x3`:
       three such hidden layers. Samples of any shape are flattened.
+    - `vgg11-bn`, `resnet18`: torchvision's, for (c, 32, 32) images: the first with
+      BatchNorm after its two layers of 4096 and no dropout, the second with a 3 × 3
+      first convolution of stride 1 and no max-pooling.
     - `resnet20_cifar10` to `resnet1001_cifar100`: pytorchcv's, never downloaded.
     - `package.module:factory`: the user's callable, called with those of
       `sample_shape`, `num_classes` and `seed` that it has parameters for.
@@ -109,6 +114,10 @@ def build_model(
         )
     if name == "lenet":
         return _lenet(sample_shape, num_classes, seed)
+    if name in _VISION:
+        _require_images(name, sample_shape)
+        with _seeded_construction(seed):
+            return _VISION[name](sample_shape[0], num_classes)
     return _mlp((prod(sample_shape), *_MLP_WIDTHS[name], num_classes), seed)
 
 
@@ -138,12 +147,16 @@ def _resnet(
         return getattr(resnets, name)(pretrained=False)
 
 
-def _lenet(sample_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
-    if len(sample_shape) != 3 or tuple(sample_shape[1:]) != (32, 32):
+def _require_images(name: str, sample_shape: tuple[int, ...]) -> None:
+    if len(sample_shape) != 3 or tuple(sample_shape[1:]) != (IMAGE_SIZE, IMAGE_SIZE):
         raise ValueError(
-            "lenet requires samples of shape (channel, 32, 32), got "
+            f"{name} requires samples of shape (channel, 32, 32), got "
             f"{tuple(sample_shape)}; pad or resize the images, or take mlp-512."
         )
+
+
+def _lenet(sample_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
+    _require_images("lenet", sample_shape)
     with _seeded_construction(seed):
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv1=nn.Conv2d(sample_shape[0], 6, 5),

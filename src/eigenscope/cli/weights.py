@@ -1,0 +1,51 @@
+"""`eigenscope weights`: spectra of a network's weight matrices and their tails."""
+
+import csv
+import io
+import json
+
+from eigenscope.cli.options import ProblemOptions, WeightsOptions
+from eigenscope.cli.problems import problem_of
+from eigenscope.cli.tables import terminal_table
+from eigenscope.estimators import weight_spectra
+from eigenscope.plots import save_figure
+from eigenscope.plots.trainings import overlay_figure
+from eigenscope.report.matching import require_no_run
+from eigenscope.report.trainings import WEIGHT_KEYS, weight_row
+from eigenscope.store import write_atomically
+
+
+def run_weights(options: WeightsOptions) -> None:
+    """Compute, fit, draw and print."""
+    require_no_run(options.out)
+    named = problem_of(
+        ProblemOptions(
+            model=options.model,
+            weights=options.weights,
+            data=options.data,
+            data_root=options.data_root,
+            num_samples=None,
+            seed=options.seed,
+        )
+    )
+    spectra = weight_spectra(
+        named.problem.model, params=options.params, kernels=options.kernels
+    )
+    rows = [weight_row(name, found, options.xmin) for name, found in spectra.items()]
+    options.out.mkdir(parents=True, exist_ok=True)
+    for number, found in enumerate(spectra.values()):
+        found.save(options.out / f"spectrum_{number:03d}.npz")
+    text = io.StringIO()
+    csv.writer(text).writerows([WEIGHT_KEYS, *rows])
+    write_atomically(options.out / "weights.csv", text.getvalue())
+    figure = overlay_figure(
+        spectra, title=f"Weights of {options.model}", quantity="eigenvalue σ² of W Wᵀ"
+    )
+    save_figure(figure, options.out / "weights.png")
+    if options.json:
+        entries = [dict(zip(WEIGHT_KEYS, row, strict=True)) for row in rows]
+        print(json.dumps({"out": str(options.out), "weights": entries}, indent=2))
+        return
+    print(terminal_table(WEIGHT_KEYS, rows))
+    print(f"figure: {options.out / 'weights.png'}")
+    print(f"table:  {options.out / 'weights.csv'}")

@@ -1,0 +1,114 @@
+"""Several trainings side by side: curves, spectra, and numbers against each other."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from eigenscope.plots.densities import plot_density
+from eigenscope.plots.style import EIGENVALUE, looks, new_figure, write_legend
+from eigenscope.plots.tails import plot_tail
+from eigenscope.spectra import Spectrum
+
+_COLUMNS: Final = 3
+_MOST_EPOCHS: Final = 7
+
+Points = tuple[Sequence[float], Sequence[float]]
+
+
+def panels_figure(
+    panels: Mapping[str, Mapping[str, Points]], *, axes: Mapping[str, str], title: str
+) -> Figure:
+    """Draw one panel for each quantity, one line for each run.
+
+    Args:
+        panels: By the quantity's name, the label of its axis: by run, x and y.
+        axes: By the same name, the label of the axis of x.
+        title: Of the figure.
+
+    Returns:
+        The figure; an axis of y whose values span more than a decade is logarithmic.
+
+    Raises:
+        ValueError: If there is no panel.
+    """
+    if not panels:
+        raise ValueError("panels must hold at least one quantity; got none.")
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    width, height = 4.3 * columns + 0.5, 3.5 * rows + 0.6
+    with new_figure(title, width=width, height=height) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax in grid[len(panels) :]:
+            ax.remove()
+        for ax, (name, lines) in zip(grid, panels.items(), strict=False):
+            for (label, (x, y)), look in zip(lines.items(), looks(), strict=False):
+                ax.plot(x, y, color=look[0], ls=look[1], marker="o", ms=3, label=label)
+            ax.set(xlabel=axes[name])
+            ax.set_ylabel(name, parse_math=False)
+            _choose_scale(ax, lines)
+            if axes[name] == "epoch":
+                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        write_legend(grid[0], loc="lower left")
+    return figure
+
+
+def evolution_figure(
+    spectra: Mapping[str, Mapping[int, Spectrum]], *, title: str
+) -> Figure:
+    """Draw each run's Jacobian spectrum at some of its epochs, a panel for each run.
+
+    Args:
+        spectra: By run and epoch.
+        title: Of the figure.
+
+    Returns:
+        The figure.
+    """
+    columns = min(_COLUMNS, len(spectra))
+    rows = math.ceil(len(spectra) / columns)
+    with new_figure(title, width=4.6 * columns, height=3.8 * rows + 0.8) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+        for ax in grid[len(spectra) :]:
+            ax.remove()
+        for ax, (label, by_epoch) in zip(grid, spectra.items(), strict=False):
+            places = np.linspace(0, len(by_epoch) - 1, min(len(by_epoch), _MOST_EPOCHS))
+            epochs = np.array(list(by_epoch))[np.unique(places.round().astype(int))]
+            plot_density(ax, {f"epoch {n}": by_epoch[int(n)] for n in epochs})
+            ax.set_title(label, parse_math=False)
+    return figure
+
+
+def overlay_figure(
+    spectra: Mapping[str, Spectrum], *, title: str, quantity: str = EIGENVALUE
+) -> Figure:
+    """Overlay densities and tails of spectra by label.
+
+    Args:
+        spectra: By label.
+        title: Of the figure.
+        quantity: Label of the axes of λ.
+
+    Returns:
+        The figure, of two panels.
+    """
+    height = 4.6 + (0.2 * len(spectra) if len(spectra) > 4 else 0.0)
+    no_fits: dict[str, Any] = {}
+    with new_figure(title, width=11.0, height=height) as figure:
+        left, right = figure.subplots(1, 2)
+        plot_density(left, spectra, quantity=quantity)
+        plot_tail(right, spectra, no_fits, quantity=quantity)
+        left.set_title("Density")
+        right.set_title("Tail")
+    return figure
+
+
+def _choose_scale(ax: Axes, lines: Mapping[str, Points]) -> None:
+    values = np.array([value for _, y in lines.values() for value in y], dtype=float)
+    values = values[np.isfinite(values)]
+    if values.size and values.min() > 0 and values.max() > 10 * values.min():
+        ax.set_yscale("log")
