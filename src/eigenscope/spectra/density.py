@@ -117,9 +117,9 @@ def density(
     widened = _kernel_width(quadrature, scale)
     if bandwidth is not None and bandwidth < widened:
         raise ValueError(
-            f"bandwidth must be at least {widened:.3g}, the width that damped Chebyshev "
-            f"moments give every eigenvalue; got {bandwidth}. Take more steps, or "
-            "method='slq'."
+            f"bandwidth must be at least {widened:.3g}, the width that damped "
+            f"Chebyshev moments give every eigenvalue; got {bandwidth}. Take more "
+            "steps, or method='slq'."
         )
     if kind == "histogram":
         grid, heights, width = histogram_cells(

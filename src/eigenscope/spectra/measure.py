@@ -321,8 +321,8 @@ class Spectrum:
             kind: "smooth" or "histogram".
             bandwidth: In units of the axis: the standard deviation of the kernel
                 (None: Silverman's rule 0.9 · min(σ, IQR/1.34) · N^(-1/5), and at
-                least 1/500 of the range and the kernel's width of "kpm"), or the width of a bin (None: `num_bins`
-                bins between the extreme values).
+                least 1/500 of the range and the kernel's width of "kpm"), or the width
+                of a bin (None: `num_bins` bins between the extreme values).
             num_points: Points of a smooth density.
             num_bins: Bins of a histogram.
 
