@@ -137,7 +137,10 @@ def _linear(found: Spectrum, bandwidth: float) -> dict[str, Any]:
     if bandwidth <= 1e-9 * modulus or bandwidth == 0.0:
         return _grid(found, found.density())
     points = math.ceil(_POINTS_PER_WIDTH * (own / bandwidth + 18))
-    return _grid(found, found.density(bandwidth=bandwidth, num_points=points))
+    try:
+        return _grid(found, found.density(bandwidth=bandwidth, num_points=points))
+    except ValueError:  # its moments resolve no more than its own bandwidth
+        return _grid(found, found.density())
 
 
 def _logarithmic(found: Spectrum) -> dict[str, Any] | None:
