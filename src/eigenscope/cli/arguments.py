@@ -12,9 +12,16 @@ if TYPE_CHECKING:
 else:  # its module imports torch
     JsonValue = object
 
-_FREE = ("out", "resume", "memory", "json", "verify")  # may change when a run goes on
+_FREE = (
+    "out",
+    "resume",
+    "memory",
+    "json",
+    "verify",
+    "processes",
+)  # may change when a run goes on
 _SEVERAL = {"layout": "layouts", "kernel": "kernels", "operator": "operators"}
-_PATHS = ("weights", "data_root")
+_PATHS = ("weights", "data_root", "checkpoints")
 
 
 def arguments_of(options: RunOptions) -> dict[str, JsonValue]:

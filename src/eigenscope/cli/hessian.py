@@ -80,6 +80,12 @@ def _print(run: Run, page: Path, *, as_json: bool) -> None:
 def loss_of(name: str) -> Any:
     """Return the loss of a name, or what the user's factory gives.
 
+    Args:
+        name: As `--loss` takes it.
+
+    Returns:
+        The loss.
+
     Raises:
         ValueError: If there is no such loss.
     """

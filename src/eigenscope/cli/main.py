@@ -16,12 +16,13 @@ from eigenscope.cli.options import (
     Options,
     PlanOptions,
     ReportOptions,
+    SeriesOptions,
     TrainOptions,
     WeightsOptions,
     parse,
 )
 
-_RUNS = (JacobianOptions, NTKOptions, HessianOptions)
+_RUNS = (JacobianOptions, NTKOptions, HessianOptions, SeriesOptions)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -91,6 +92,10 @@ def _run(options: Options) -> None:
         from eigenscope.cli.hessian import run_hessian
 
         run_hessian(options)
+    elif isinstance(options, SeriesOptions):
+        from eigenscope.cli.series import run_series
+
+        run_series(options)
     elif isinstance(options, DemoOptions):
         from eigenscope.cli.demo import run_demo
 

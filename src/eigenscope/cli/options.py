@@ -18,6 +18,9 @@ Scaling = Literal["none", "range", "max", "trace"]
 Kernels = Literal["slices", "matrix"]
 XminRule = Literal["scan", "peak"]
 SpectrumMethod = Literal["auto", "exact", "slq", "kpm"]
+SeriesMeasure = Literal["hessian", "top", "trace", "jacobian", "weights", "alignment"]
+Foreign = Literal["skip", "refuse"]
+SeriesLayers = Literal["none", "parameter", "module", "weights"]
 
 
 def _named(metavar: str, *, hint: str | None = None) -> Any:
@@ -35,6 +38,7 @@ _Outputs = Annotated[tuple[OutputName, ...], _named("OUTPUT [OUTPUT ...]")]
 _Layouts = Annotated[tuple[Layout, ...], _named("LAYOUT [LAYOUT ...]")]
 _Kernels = Annotated[tuple[Kernel, ...], _named("KERNEL [KERNEL ...]")]
 _Curvatures = Annotated[tuple[Curvature, ...], _named("MATRIX [MATRIX ...]")]
+_Measures = Annotated[tuple[SeriesMeasure, ...], _named("MEASURE [MEASURE ...]")]
 _Globs = Annotated[tuple[str, ...], _named("GLOB [GLOB ...]")]
 _Runs = Annotated[
     tuple[Path, ...], tyro.conf.Positional, _named("RUN [RUN ...]", hint="")
@@ -137,7 +141,32 @@ class HessianOptions(ProblemOptions):
     """The run's folder: new or empty, unless --resume is given."""
 
 
-RunOptions = JacobianOptions | NTKOptions | HessianOptions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesOptions(ProblemOptions):
+    """Measure a network at every checkpoint of a training, in order."""
+
+    checkpoints: _Folder = Path("checkpoints")
+    """Folder of step_9.safetensors, epoch_10.pt, checkpoint-500/ and the like."""
+    counter: Annotated[str | None, _named("WORD", hint="(default: chosen)")] = None
+    """The word before the number that counts, such as epoch, where names have two."""
+    foreign: Foreign = "skip"
+    """What to do where there is more than checkpoints, or numbers are missing."""
+    every: _Count = 1
+    """Take the checkpoints whose number is a multiple of N."""
+    measure: _Measures = ("jacobian", "weights")
+    """Any of hessian (spectra and distances of layers), top (its largest eigenvalue),
+    trace, jacobian and weights (spectra and exponents), alignment (of the NTK)."""
+    loss: _Name = "cross-entropy"
+    """cross-entropy, squared-error, logistic, or your factory of a loss."""
+    layers: SeriesLayers = "weights"
+    """Layers of the Hessian: its diagonal blocks by parameter, module or weight."""
+    processes: _Count = 1
+    """Checkpoints that are measured at once."""
+    out: _Folder = Path("runs/series")
+    """The run's folder: new or empty, unless --resume is given."""
+
+
+RunOptions = JacobianOptions | NTKOptions | HessianOptions | SeriesOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +332,7 @@ Options = (
     | Annotated[NTKOptions, tyro.conf.subcommand("ntk")]
     | Annotated[HessianOptions, tyro.conf.subcommand("hessian")]
     | Annotated[TrainOptions, tyro.conf.subcommand("train")]
+    | Annotated[SeriesOptions, tyro.conf.subcommand("series")]
     | Annotated[FitOptions, tyro.conf.subcommand("fit")]
     | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
     | Annotated[ReportOptions, tyro.conf.subcommand("report")]

@@ -42,6 +42,17 @@ class Checkpoints:
     gaps: tuple[tuple[int, int], ...]
     foreign: Mapping[str, str]
 
+    def remarks(self) -> str:
+        """Return what is to be said about gaps and foreign files, "" if nothing."""
+        said: list[str] = []
+        if self.foreign:
+            listed = "; ".join(f"{name} {why}" for name, why in self.foreign.items())
+            said.append(f"not checkpoints: {listed}")
+        if self.gaps:
+            listed = ", ".join(f"{a} and {b}" for a, b in self.gaps)
+            said.append(f"checkpoints seem to be missing between {listed}")
+        return ". ".join(said)
+
 
 def find_checkpoints(
     folder: str | os.PathLike[str], *, counter: str | None = None

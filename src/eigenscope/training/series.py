@@ -116,16 +116,10 @@ def _tell(found: Checkpoints, folder: Path, foreign: Foreign) -> None:
     Raises:
         ValueError: If there are any and they are refused.
     """
-    said: list[str] = []
-    if found.foreign:
-        listed = "; ".join(f"{name} {why}" for name, why in found.foreign.items())
-        said.append(f"not checkpoints: {listed}")
-    if found.gaps:
-        listed = ", ".join(f"{a} and {b}" for a, b in found.gaps)
-        said.append(f"checkpoints seem to be missing between {listed}")
+    said = found.remarks()
     if not said:
         return
-    message = f"in {folder}: {'. '.join(said)}"
+    message = f"in {folder}: {said}"
     if foreign == "refuse":
         raise ValueError(
             f"a series must hold its checkpoints alone, without gaps; {message}. Move "
