@@ -38,7 +38,7 @@ def test_without_a_verb_the_help_is_shown(capsys):
     assert capsys.readouterr().out == shown
     assert re.findall(r"• (\w+)", shown) == [
         *("demo", "jacobian", "ntk", "hessian", "series", "fit"),
-        *("compare", "report", "info"),
+        *("compare", "report", "plan", "info"),
     ]
 
 
