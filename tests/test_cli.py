@@ -37,8 +37,8 @@ def test_without_a_verb_the_help_is_shown(capsys):
     assert ended("--help") == 0
     assert capsys.readouterr().out == shown
     assert re.findall(r"• (\w+)", shown) == [
-        *("demo", "jacobian", "ntk", "hessian", "series", "fit"),
-        *("compare", "report", "plan", "info"),
+        *("demo", "jacobian", "ntk", "hessian", "train", "series", "fit"),
+        *("compare", "report", "plan", "match", "weights", "info"),
     ]
 
 
