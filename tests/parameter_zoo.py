@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 SAMPLES = 5
@@ -90,11 +90,11 @@ class LanguageModel(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self, kind: Callable[..., nn.RNNBase]) -> None:
+    def __init__(self, kind: Any, *, width: int = 4, **options: Any) -> None:
         super().__init__()
         self.embedding = nn.Embedding(7, 3)
-        self.cell = kind(3, 4, batch_first=True)
-        self.head = nn.Linear(4, 2)
+        self.cell = kind(3, 4, batch_first=True, **options)
+        self.head = nn.Linear(width, 2)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.head(self.cell(self.embedding(ids))[0][:, -1])
@@ -312,6 +312,14 @@ def _windows() -> nn.Module:
     )
 
 
+def _parametrized() -> nn.Module:
+    return nn.Sequential(orthogonal(nn.Linear(4, 4)), spectral_norm(nn.Linear(4, 3)))
+
+
+def _deep_lstm() -> nn.Module:
+    return Recurrent(nn.LSTM, width=8, num_layers=2, bidirectional=True)
+
+
 def _images(*shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(SAMPLES, *shape, dtype=torch.float64)
 
@@ -331,14 +339,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "resnet": (_resnet, _images(1, 6, 6)),
     "convnext": (_convnext, _images(1, 6, 6)),
     "vision transformer": (VisionTransformer, _images(1, 6, 6)),
-    "class token by repeat": (
-        lambda: VisionTransformer(repeat=True),
-        _images(1, 6, 6),
-    ),
+    "class token by repeat": (lambda: VisionTransformer(repeat=True), _images(1, 6, 6)),
     "language model": (LanguageModel, _tokens(5)),
     "as many positions as samples": (LanguageModel, _tokens(SAMPLES)),
     "lstm": (lambda: Recurrent(nn.LSTM), _tokens(4)),
     "gru": (lambda: Recurrent(nn.GRU), _tokens(4)),
+    "rnn": (lambda: Recurrent(nn.RNN), _tokens(4)),
+    "deep bidirectional lstm": (_deep_lstm, _tokens(3)),
     "cross attention": (CrossAttention, _images(3, 4)),
     "attention with extras": (
         lambda: CrossAttention(add_bias_kv=True, add_zero_attn=True),
@@ -360,6 +367,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
         lambda: nn.Sequential(weight_norm(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 2)),
         _images(4),
     ),
+    "orthogonal and spectral norm": (_parametrized, _images(4)),
     "embedding bag": (
         lambda: nn.Sequential(nn.EmbeddingBag(7, 3, mode="mean"), nn.Linear(3, 2)),
         _tokens(4),

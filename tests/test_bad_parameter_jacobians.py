@@ -113,3 +113,47 @@ def test_models_that_mix_samples_ever_so_little_are_refused():
     torch.default_generator.manual_seed(0)
     with pytest.raises(ValueError, match="depends on other samples of its batch"):
         es.parameter_jacobian(Mixes(lambda h: h + 1e-6 * h.flip(0)), torch.randn(3, 4))
+
+
+@pytest.mark.message
+def test_jacobians_that_exceed_the_budget_are_refused_with_the_way_out():
+    model, x = nn.Linear(4, 3), torch.randn(5, 4)
+    assert es.parameter_jacobian(model, x, memory=15 * 15 * 4)
+    with pytest.raises(
+        ValueError,
+        match=r"the 15 × 15 Jacobian .* of 899 B; 900 B are needed.*params=, or write "
+        r"it to a run: es\.ParameterJacobian\(problem\)\.write\(run\)",
+    ):
+        es.parameter_jacobian(model, x, memory=15 * 15 * 4 - 1)
+
+
+@pytest.mark.message
+def test_gradients_that_exceed_the_budget_are_refused_with_the_way_out():
+    model, x = nn.Linear(4, 3), torch.randn(5, 4)
+    with pytest.raises(ValueError, match=r"the 5 × 15 Jacobian .*some samples at a ti"):
+        es.per_sample_gradients(
+            model, nn.MSELoss(), x, torch.randn(5, 3), memory="200 B"
+        )
+
+
+@pytest.mark.message
+@pytest.mark.parametrize(
+    ("output", "shape"),
+    [
+        (lambda raw: raw.sum(), r"\(\)"),
+        (lambda raw: raw.mean(0), r"\(3,\)"),
+        (lambda raw: raw[:, :0], r"\(4, 0\)"),
+    ],
+    ids=["a scalar", "no samples", "nothing"],
+)
+def test_outputs_that_are_not_a_row_per_sample_are_refused(output, shape):
+    model, x = nn.Linear(4, 3), torch.randn(5, 4)
+    with pytest.raises(ValueError, match=f"must keep the . samples .* shape {shape}"):
+        es.parameter_jacobian(model, x, output=output)
+
+
+@pytest.mark.message
+def test_models_without_a_sample_axis_are_refused():
+    model = nn.Sequential(nn.Linear(4, 3), zoo.Lambda(lambda x: x.sum(0)))
+    with pytest.raises(ValueError, match=r"one row per sample; 4 samples gave shape"):
+        es.parameter_jacobian(model, torch.randn(4, 4))

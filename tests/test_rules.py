@@ -68,9 +68,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
         lambda: _conv(nn.Conv2d, padding=1, padding_mode="reflect"),
         (4, 5, 5),
     ),
-    "circular": (
-        lambda: _conv(nn.Conv1d, padding=1, padding_mode="circular"),
-        (4, 5),
+    "circular": (lambda: _conv(nn.Conv1d, padding=1, padding_mode="circular"), (4, 5)),
+    "replicating": (
+        lambda: _conv(nn.Conv2d, padding=(1, 2), padding_mode="replicate", groups=2),
+        (4, 5, 5),
     ),
     "conv3d": (lambda: _conv(nn.Conv3d, padding=1, stride=(1, 2, 1)), (4, 4, 5, 3)),
     "transposed conv1d": (lambda: _conv(nn.ConvTranspose1d, stride=2), (4, 5)),
@@ -84,6 +85,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
         lambda: _conv(nn.ConvTranspose2d, groups=2, padding=1),
         (4, 4, 4),
     ),
+    "dilated transposed": (lambda: _conv(nn.ConvTranspose1d, dilation=2), (4, 5)),
     "transposed conv3d": (lambda: _conv(nn.ConvTranspose3d), (4, 3, 2, 2)),
     "batch norm": (lambda: nn.BatchNorm1d(4), (4,)),
     "batch norm on sequences": (lambda: nn.BatchNorm1d(4), (4, 5)),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from eigenscope._types import OutputSpec
 from eigenscope.autodiff import large_empty
+from eigenscope.budget import format_bytes, resolve
 from eigenscope.jacobian.engine import ParameterEngine
 from eigenscope.losses import per_sample_losses
 from eigenscope.problem import Batch, Problem
@@ -20,6 +21,7 @@ def parameter_jacobian(
     output: OutputSpec = "logits",
     params: str | Sequence[str] | None = None,
     create_graph: bool = False,
+    memory: str | int | None = None,
 ) -> dict[str, Float[Tensor, "sample output *param"]]:
     """J[i, c] = ∂z_c(x_i)/∂θ for every parameter tensor of a network.
 
@@ -37,6 +39,7 @@ def parameter_jacobian(
             require gradients.
         create_graph: Whether the result can be differentiated, by the parameters and
             by `x`; takes the memory of the whole graph.
+        memory: Budget for the result; half of what is free if None.
 
     Returns:
         Name to Jacobian, in units of output per parameter, in `named_parameters()`
@@ -44,7 +47,8 @@ def parameter_jacobian(
 
     Raises:
         ValueError: If `output` is unknown, `params` matches nothing, the model mixes
-            samples or is random, or something is not finite.
+            samples or is random, something is not finite, or the result does not fit
+            the budget.
 
     Cost:
         One forward and k backward passes; memory for the result and one chunk.
@@ -58,6 +62,8 @@ def parameter_jacobian(
     """
     data = x if isinstance(x, Tensor) else [x]
     problem = Problem(model, data, output=output, params=params, ranks="own")
+    way_out = "write it to a run: es.ParameterJacobian(problem).write(run)"
+    _require_room(problem, problem.num_outputs, resolve(memory), way_out)
     engine = ParameterEngine(problem)
     if create_graph:
         inputs = _moved(x, problem)
@@ -76,6 +82,7 @@ def per_sample_gradients(
     *,
     params: str | Sequence[str] | None = None,
     create_graph: bool = False,
+    memory: str | int | None = None,
 ) -> dict[str, Float[Tensor, "sample *param"]]:
     """G[i] = ∂ℓ(z(x_i), y_i)/∂θ, the gradient of every sample's own loss term.
 
@@ -92,13 +99,15 @@ def per_sample_gradients(
         params: As for `parameter_jacobian`.
         create_graph: Whether the result can be differentiated, by the parameters and
             by `x`.
+        memory: Budget for the result; half of what is free if None.
 
     Returns:
         Name to gradient, in `named_parameters()` order; zeros for unused parameters.
 
     Raises:
         ValueError: If `params` matches nothing, the model mixes samples or is random,
-            the loss has no form per sample, or something is not finite.
+            the loss has no form per sample, something is not finite, or the result
+            does not fit the budget.
 
     Cost:
         One forward and one backward pass; memory for the result and one chunk.
@@ -113,6 +122,7 @@ def per_sample_gradients(
     """
     data: object = (x, y) if isinstance(x, Tensor) else [(x, y)]
     problem = Problem(model, data, loss=loss, params=params, ranks="own")
+    _require_room(problem, 1, resolve(memory), "take some samples at a time")
 
     def head(raw: Tensor, targets: Any) -> Tensor:
         return per_sample_losses(loss, raw, targets).unsqueeze(1)
@@ -130,6 +140,25 @@ def per_sample_gradients(
     else:
         found = _filled(engine)
     return {name: gradient[:, 0] for name, gradient in found.items()}
+
+
+def _require_room(
+    problem: Problem, num_outputs: int, budget: int, way_out: str
+) -> None:
+    """Raise before any work if the result is too large.
+
+    Raises:
+        ValueError: If it does not fit the budget.
+    """
+    rows = problem.num_samples * num_outputs
+    columns = sum(p.numel() for p in problem.params.values())
+    needed = rows * sum(p.nbytes for p in problem.params.values())
+    if needed > budget:
+        raise ValueError(
+            f"the {rows} × {columns} Jacobian must fit the memory budget of "
+            f"{format_bytes(budget)}; {format_bytes(needed)} are needed. Give more "
+            f"with memory=, choose some parameters with params=, or {way_out}."
+        )
 
 
 def _filled(engine: ParameterEngine) -> dict[str, Tensor]:
