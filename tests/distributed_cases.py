@@ -118,8 +118,8 @@ def estimates() -> dict[str, Tensor]:
     hessian = es.Hessian(problem())
     for method in ("exact", "slq", "kpm"):
         spectrum = es.spectrum(hessian, method=method, tolerance=0.05)
-        found[f"values {method}"] = torch.from_numpy(spectrum.values)
-        found[f"weights {method}"] = torch.from_numpy(spectrum.weights)
+        found[f"values {method}"] = torch.tensor(spectrum.values)
+        found[f"weights {method}"] = torch.tensor(spectrum.weights)
     for method in ("exact", "lanczos"):
         pairs = es.top_eigenpairs(hessian, 3, which="magnitude", method=method)
         found[f"top {method}"] = pairs.values
@@ -130,10 +130,9 @@ def estimates() -> dict[str, Tensor]:
     estimate = es.diagonal(hessian, num_matvecs=20)
     found["diagonal"] = torch.as_tensor(estimate.value)
     small = es.spectrum(es.GaussNewton(problem()))
-    found["small side"] = torch.from_numpy(small.values)
-    found["gram"] = torch.from_numpy(
-        es.spectrum(es.gram(es.InputJacobian(problem()))).values
-    )
+    found["small side"] = torch.tensor(small.values)
+    gram = es.gram(es.InputJacobian(problem()))
+    found["gram"] = torch.tensor(es.spectrum(gram).values)
     return found
 
 

@@ -1,24 +1,129 @@
-"""One of several processes: computes the cases and saves what it has found."""
+"""One of several processes: does a job with the others and saves what it has found."""
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from distributed_cases import CASES
+from distributed_cases import CASES, network, problem, samples, vectors
+from torch import Tensor, nn
+
+import eigenscope as es
+from eigenscope.operators import NTK, InputJacobian, gram
+
+
+class Slow(nn.Module):
+    """A network that gives others the time to end it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.net, self.seconds = network(), seconds
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return self.net(inputs)
+
+
+def cases(folder: Path, rank: int) -> None:
+    found = {name: case() for name, case in CASES.items()}
+    torch.save(found, folder / f"{rank}.pt")
+
+
+def errors(folder: Path, rank: int) -> None:
+    """Let rank 1 be wrong in one way after the other; all of them go on together."""
+    inputs, targets = samples()
+    loss = nn.CrossEntropyLoss()
+    other = network()
+    broken = network()
+    if rank:
+        with torch.no_grad():
+            next(other.parameters()).mul_(2)
+            next(broken.parameters())[0] = torch.nan
+    large = inputs.clone()
+    large[-1] = 1e200  # a sample of rank 1
+    linear = nn.Linear(36, 3).double()
+    nn.init.ones_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    overflowing = nn.Sequential(nn.Flatten(), linear, _Square())
+    hessian = es.Hessian(problem())
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: es.Problem(network(), inputs + rank),
+        lambda: es.Problem(other, inputs),
+        lambda: es.Problem(broken, inputs),
+        lambda: es.Hessian(es.Problem(overflowing, (large, targets), loss=loss)),
+        lambda: hessian @ (vectors(hessian.shape[0]) + rank),
+        lambda: es.Problem(network(), inputs, ranks="both"),  # pyright: ignore[reportArgumentType]
+        lambda: _twice(folder / "run"),
+        lambda: hessian @ vectors(hessian.shape[0]),
+    )
+    (folder / f"{rank}.txt").write_text("\n---\n".join(map(_said, attempts)))
+
+
+class _Square(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.square()
+
+
+def _twice(path: Path) -> None:
+    with es.Run.create(path, verb="test", arguments={}):
+        es.Run.resume(path, verb="test", arguments={})
+
+
+def _said(attempt: Callable[[], object]) -> str:
+    try:
+        attempt()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def run(folder: Path, rank: int) -> None:
+    with es.Run.create(folder / "run", verb="test", arguments={}) as made:
+        _write(made, folder, rank)
+
+
+def resumed_run(folder: Path, rank: int) -> None:
+    with es.Run.resume(folder / "run", verb="test", arguments={}) as made:
+        _write(made, folder, rank)
+
+
+def _write(made: es.Run, folder: Path, rank: int) -> None:
+    whole = es.Problem(Slow(0.02), samples(37), loss=nn.CrossEntropyLoss())
+    memory = 40_000
+    jacobian = InputJacobian(whole).write(made, memory=memory)
+    found: dict[str, Tensor] = {"jacobian": jacobian.dense()}
+    for side in ("rows", "columns"):
+        stored = gram(jacobian, side=side, memory="200kB").write(made, name=side)
+        found[side] = stored.dense()
+    kernel = NTK(whole, outputs="trace", memory="1MB")
+    found["kernel"] = kernel.write(made).dense()
+    parts = kernel.write_components(made, name="part")
+    found |= {name: part.dense() for name, part in parts.items()}
+    rows = es.ParameterJacobian(whole).write(made, memory="200kB")
+    found["parameters"] = rows.dense()
+    hessian = es.Hessian(whole)
+    spectrum = es.spectrum(hessian, method="slq", tolerance=0.1, run=made)
+    found["values"] = torch.tensor(spectrum.values)
+    pairs = es.top_eigenpairs(hessian, 2, method="lanczos", run=made)
+    found["pairs"] = pairs.values
+    estimate = es.trace(hessian, num_matvecs=12, run=made)
+    found["trace"] = torch.tensor([estimate.value])
+    made.record_result("trace", float(estimate.value))
+    made.complete()
+    torch.save(found, folder / f"{rank}.pt")
 
 
 def main() -> None:
-    rank, size = int(sys.argv[1]), int(sys.argv[2])
-    folder = Path(sys.argv[3])
+    job, rank, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    folder = Path(sys.argv[4])
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/met", rank=rank, world_size=size
     )
-    found: dict[str, dict[str, torch.Tensor]] = {}
-    for name, case in CASES.items():
-        found[name] = case()
-    torch.save(found, folder / f"{rank}.pt")
+    jobs = {"cases": cases, "errors": errors, "run": run, "resumed run": resumed_run}
+    jobs[job](folder, rank)
     dist.destroy_process_group()
 
 

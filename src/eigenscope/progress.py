@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from eigenscope.distributed import own_rank
+
 Item = TypeVar("Item")
 
 
@@ -13,6 +15,8 @@ def progress(
     items: Iterable[Item], *, label: str, total: int, done: int = 0
 ) -> Iterator[Item]:
     """Return the items with a progress bar on standard error, if that is a terminal.
+
+    Of ranks that share work only rank 0 shows one, of its own part.
 
     Args:
         items: What is worked through.
@@ -24,6 +28,6 @@ def progress(
         An iterator over the items.
     """
     stream = sys.stderr
-    if stream is None or not stream.isatty():
+    if stream is None or not stream.isatty() or own_rank():
         return iter(items)
     return iter(tqdm(items, desc=label, total=total, initial=done, leave=False))

@@ -37,6 +37,27 @@ def explanation(error: Exception) -> str | None:
     return None
 
 
+def is_echo(error: Exception) -> bool:
+    """Return whether an error only tells what another rank has raised.
+
+    Args:
+        error: An exception that explains itself.
+
+    Returns:
+        Whether it is that other rank's to print.
+    """
+    if type(error) is not RuntimeError or error.__cause__ is not None:
+        return False
+    return _where(error.__traceback__) == f"{_PACKAGE}.distributed.group"
+
+
+def _where(trace: TracebackType | None) -> str:
+    """Return the module where an error began."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+
+
 def _of_system(error: OSError) -> str:
     if error.strerror is None:
         return str(error)

@@ -10,6 +10,7 @@ from eigenscope.cli.options import Curvature, HessianOptions
 from eigenscope.cli.problems import problem_of
 from eigenscope.cli.runs import carry_out
 from eigenscope.cli.tables import terminal_table
+from eigenscope.distributed import own_rank
 from eigenscope.estimators import verify
 from eigenscope.experiments import (
     CurvaturePlan,
@@ -52,13 +53,15 @@ def run_hessian(options: HessianOptions) -> None:
             verdicts = {name: verify(found) for name, found in operators.items()}
             run.record_result(VERDICTS, {n: v.to_json() for n, v in verdicts.items()})
         run_curvature(run, problem, plan, operators)
-        return write_curvature_page(run)
+        return run.ranks.from_first(lambda: write_curvature_page(run))
 
     _, page = carry_out(options, verb=_VERB, prepare=prepare, compute=compute)
     _print(Run.open(options.out), page, as_json=options.json)
 
 
 def _print(run: Run, page: Path, *, as_json: bool) -> None:
+    if own_rank():
+        return
     if as_json:
         summary = {"run": str(run.path), "page": str(page), **run.results}
         print(json.dumps(summary, indent=2))

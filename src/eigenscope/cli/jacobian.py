@@ -9,6 +9,7 @@ from eigenscope.cli.options import JacobianOptions
 from eigenscope.cli.problems import NamedProblem, problem_of
 from eigenscope.cli.runs import carry_out
 from eigenscope.cli.tables import terminal_table
+from eigenscope.distributed import own_rank
 from eigenscope.experiments import (
     JacobianPlan,
     load_jacobian_results,
@@ -34,7 +35,7 @@ def run_jacobian(options: JacobianOptions) -> None:
         named, jacobian = prepared
         run.record_result("class_names", cast("JsonValue", named.class_names))
         run_jacobian_spectra(run, named.problem, plan, jacobian=jacobian)
-        return write_jacobian_page(run)
+        return run.ranks.from_first(lambda: write_jacobian_page(run))
 
     _, page = carry_out(options, verb=_VERB, prepare=prepare, compute=compute)
     print_run(Run.open(options.out), page, as_json=options.json)
@@ -42,6 +43,8 @@ def run_jacobian(options: JacobianOptions) -> None:
 
 def print_run(run: Run, page: Path, *, as_json: bool) -> None:
     """Print what a run of Jacobian spectra has found and where it is."""
+    if own_rank():
+        return
     if as_json:
         summary = {"run": str(run.path), "page": str(page), **run.results}
         print(json.dumps(summary, indent=2))

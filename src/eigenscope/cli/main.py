@@ -3,7 +3,7 @@
 import os
 import sys
 
-from eigenscope.cli.errors import explanation
+from eigenscope.cli.errors import explanation, is_echo
 from eigenscope.cli.options import (
     CompareOptions,
     DemoOptions,
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     options: Options | None = None
     try:
         options = _options(words)
-        _run(options)
+        _run_together(options)
     except KeyboardInterrupt:
         print(f"\ninterrupted{_how_to_go_on(options)}", file=sys.stderr)
         raise SystemExit(130) from None
@@ -52,6 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
         message = explanation(error)
         if message is None:
             raise
+        if is_echo(error):  # the rank that it began on has said it
+            raise SystemExit(1) from error
         print(f"eigenscope: {message}", file=sys.stderr)
         raise SystemExit(1) from error
 
@@ -76,6 +78,19 @@ def _how_to_go_on(options: Options | None) -> str:
     if isinstance(options, DemoOptions):
         return "; what was computed is kept: the same command goes on with it"
     return ""
+
+
+def _run_together(options: Options) -> None:
+    """Run a verb, by all processes that a launcher has started if it writes a run."""
+    if "WORLD_SIZE" not in os.environ:
+        _run(options)
+    elif isinstance(options, _RUNS):
+        from eigenscope.distributed.launch import joined
+
+        with joined():
+            _run(options)
+    elif os.environ.get("RANK", "0") == "0":
+        _run(options)
 
 
 def _run(options: Options) -> None:

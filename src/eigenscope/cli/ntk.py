@@ -9,6 +9,7 @@ from eigenscope.cli.options import NTKOptions
 from eigenscope.cli.problems import NamedProblem, problem_of
 from eigenscope.cli.runs import carry_out
 from eigenscope.cli.tables import terminal_table
+from eigenscope.distributed import own_rank
 from eigenscope.experiments import (
     KernelPlan,
     load_kernel_results,
@@ -33,7 +34,7 @@ def run_ntk(options: NTKOptions) -> None:
     def compute(run: Run, named: NamedProblem) -> Path:
         run.record_result("class_names", cast("JsonValue", named.class_names))
         run_kernels(run, named.problem, plan)
-        return write_kernel_page(run)
+        return run.ranks.from_first(lambda: write_kernel_page(run))
 
     _, page = carry_out(options, verb=_VERB, prepare=prepare, compute=compute)
     print_kernels(Run.open(options.out), page, as_json=options.json)
@@ -41,6 +42,8 @@ def run_ntk(options: NTKOptions) -> None:
 
 def print_kernels(run: Run, page: Path, *, as_json: bool) -> None:
     """Print what a run of kernels has found and where it is."""
+    if own_rank():
+        return
     if as_json:
         summary = {"run": str(run.path), "page": str(page), **run.results}
         print(json.dumps(summary, indent=2))

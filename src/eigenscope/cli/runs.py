@@ -53,8 +53,6 @@ def carry_out(
 
 def repeat_threads(run: Run) -> None:
     """Use as many threads as when the run began: sums are then taken alike."""
-    recorded = run.settings.get("num_threads")
-    if recorded is None:
+    if run.settings.get("num_threads") is None:
         run.record_settings({"num_threads": torch.get_num_threads()})
-    else:
-        torch.set_num_threads(cast("int", recorded))
+    torch.set_num_threads(cast("int", run.settings["num_threads"]))

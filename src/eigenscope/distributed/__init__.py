@@ -18,6 +18,7 @@ __all__ = [
     "agreed_bytes",
     "current_ranks",
     "is_sharing",
+    "own_rank",
 ]
 
 
@@ -30,6 +31,13 @@ def is_sharing() -> bool:
         and dist.is_initialized()
         and dist.get_world_size() > 1
     )
+
+
+def own_rank() -> int:
+    """Return the number of this process in the process group; 0 without one."""
+    if not is_sharing():
+        return 0
+    return cast("int", sys.modules["torch.distributed"].get_rank())
 
 
 def current_ranks(choice: RanksChoice = "all") -> Ranks:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from contextlib import suppress
 from typing import Any, Final
 
 _PREFIX: Final = "eigenscope"
+_ENDED: Final = f"{_PREFIX}/ended"
 _PATIENCE: Final = 3.0  # seconds in which whoever still runs notices a failure, too
 _HOW_TO_GO_ON: Final = (
     "Start all ranks again, as many as you like: what is in the run's folder is kept "
@@ -23,10 +24,12 @@ def leave_word(store: Any, rank: int, error: BaseException) -> None:
 
     Args:
         store: What the ranks met in.
-        rank: The one that ends.
+        rank: The one that ends; what the first one says stays.
         error: Why.
     """
-    store.set(f"{_PREFIX}/ended/{rank}", own_words(error))
+    with suppress(RuntimeError):  # what the ranks met in may have ended
+        store.compare_set(_ENDED, "", f"{rank} {own_words(error)}")
+        store.set(f"{_PREFIX}/noticed/{rank}", "yes")
 
 
 def explained(
@@ -71,11 +74,7 @@ def _roll_call(store: Any, rank: int, size: int) -> tuple[list[int], str]:
     while silent and time.monotonic() < until:
         silent = [r for r in silent if not store.check([f"{_PREFIX}/noticed/{r}"])]
         time.sleep(0.05)
-        if len(silent) == 1 and time.monotonic() > until - _PATIENCE + 0.5:
-            break
-    for other in silent:
-        key = f"{_PREFIX}/ended/{other}"
-        if store.check([key]):
-            store.wait([key], timedelta(seconds=1))
-            return silent, store.get(key).decode()
+    if store.check([_ENDED]):
+        first, _, words = store.get(_ENDED).decode().partition(" ")
+        return [int(first)], words
     return silent, ""

@@ -14,7 +14,7 @@ from torch.distributed.distributed_c10d import (
 )
 from typing_extensions import override
 
-from eigenscope.distributed.failures import explained, own_words
+from eigenscope.distributed.failures import explained, leave_word, own_words
 from eigenscope.distributed.ranks import Ranks
 
 Value = TypeVar("Value")
@@ -154,6 +154,15 @@ class Group(Ranks):
                 error, _get_default_store(), self.rank, self.size, self._places
             )
             raise RuntimeError(message) from error
+
+
+def tell_why(error: BaseException) -> None:
+    """Leave the reason why this rank ends where the others look for it.
+
+    Args:
+        error: Why.
+    """
+    leave_word(_get_default_store(), dist.get_rank(), error)
 
 
 def agreed_number(name: str, own: int, num_local: int) -> int:

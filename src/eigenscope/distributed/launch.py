@@ -8,11 +8,8 @@ from typing import Final
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import (
-    _get_default_store,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
-)
 
-from eigenscope.distributed.failures import leave_word
+from eigenscope.distributed.group import tell_why
 
 # A rank may wait for hours while another works on its share; one that ends is
 # noticed at once, whatever the timeout.
@@ -20,34 +17,26 @@ _TIMEOUT: Final = timedelta(days=30)
 
 
 @contextmanager
-def joined() -> Generator[torch.device | None]:
+def joined() -> Generator[None]:
     """Join the process group that the environment describes, as torchrun sets it.
 
+    Where there are CUDA devices, each process takes the one of its number on its host.
+
     Yields:
-        The accelerator of this rank, None where there is none or one process is alone.
+        Nothing.
 
     Raises:
         BaseException: What the block raises; the other ranks are told.
     """
-    if not dist.is_torchelastic_launched() and "WORLD_SIZE" not in os.environ:
-        yield None
-        return
-    device = _own_accelerator()
-    backend = None if device is not None else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(backend, timeout=_TIMEOUT)
     try:
-        yield device
+        yield
     except BaseException as error:
-        leave_word(_get_default_store(), dist.get_rank(), error)
+        tell_why(error)
         raise
     finally:
         dist.destroy_process_group()
-
-
-def _own_accelerator() -> torch.device | None:
-    """Return the CUDA device whose number is that of this rank on its host."""
-    if not torch.cuda.is_available():
-        return None
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device

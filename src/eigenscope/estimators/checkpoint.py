@@ -37,10 +37,11 @@ class Checkpoint:
         self._path = run.results_path(f"{name}.checkpoint")
         self._slot = 0
         self._found: dict[str, np.ndarray] | None = None
-        if self._path.is_file():
-            header, self._found = files.read(self._path, kind=_KIND)
-            self._slot = int(header["slot"])
-            require_same(name, header["identity"], self._identity)
+        with run.ranks.together():
+            if self._path.is_file():
+                header, self._found = files.read(self._path, kind=_KIND)
+                self._slot = int(header["slot"])
+                require_same(name, header["identity"], self._identity)
 
     def load(self) -> tuple[dict[str, np.ndarray], Tensor | None] | None:
         """Return the last state, or None if there is none.
@@ -55,7 +56,8 @@ class Checkpoint:
             return self._found, None
         count = int(self._found["_num_vectors"])
         array = self._run.open_array(stored)
-        return self._found, torch.from_numpy(array[:count])
+        with self._run.ranks.together():
+            return self._found, torch.from_numpy(array[:count])
 
     def save(
         self,
@@ -80,11 +82,16 @@ class Checkpoint:
                 dtype=rows.dtype,
                 tile_shape=(1, rows.shape[1]),
             )
-            for place, row in enumerate(rows):
-                array.write((place, 0), row[None])
+            with self._run.ranks.together():
+                if self._run.ranks.is_first:
+                    for place, row in enumerate(rows):
+                        array.write((place, 0), row[None])
         arrays = {**state, "_num_vectors": np.array(count)}
         header: dict[str, Any] = {"slot": slot, "identity": self._identity}
-        files.write(self._path, kind=_KIND, header=header, arrays=arrays)
+        self._run.keep(
+            self._path,
+            lambda path: files.write(path, kind=_KIND, header=header, arrays=arrays),
+        )
         self._slot, self._found = slot, arrays
 
     def _array_name(self, slot: int) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigenscope._types import JsonValue
+from eigenscope.distributed import ALONE, Ranks
 from eigenscope.estimators import lapack
 from eigenscope.estimators.matrices import (
     Operand,
@@ -127,6 +128,10 @@ def spectrum_bytes(operand: Operand) -> int:
     return lapack.peak_bytes(source.shape[0], num_vectors=0) + extra_bytes(source)
 
 
+def _ranks_of(operand: Operand) -> Ranks:
+    return operand.ranks if isinstance(operand, LinearOperator) else ALONE
+
+
 def _eigenvalues(
     operand: Operand, memory: str | int | None
 ) -> tuple[Float[np.ndarray, "eig"], float, dict[str, JsonValue]]:
@@ -140,7 +145,11 @@ def _eigenvalues(
         memory=memory,
     )
     loaded = load(source)
-    values = lapack.eigenvalues(loaded.matrix)
+    # By one process: the same bits on all, and the host's processors for it alone.
+    solved = _ranks_of(operand).from_first(
+        lambda: torch.from_numpy(lapack.eigenvalues(loaded.matrix))
+    )
+    values = solved.numpy()
     floor = rounding_floor(
         float(np.abs(values).max()), dimension=dimension, epsilon=loaded.epsilon
     )

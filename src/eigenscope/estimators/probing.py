@@ -210,12 +210,17 @@ class Probing:
             tile_shape=(1, self.products.dim),
         )
         places = range(first, first + len(rows))
-        missing = [place for place in places if not array.is_written((place, 0))]
+        ranks = self._run.ranks
+        missing = ranks.from_first(
+            lambda: [p for p in places if not array.is_written((p, 0))]
+        )
         if missing:
             needed = torch.tensor([place - first for place in missing])
             fresh = self.products(rows[needed.to(rows.device)]).cpu().numpy()
-            for place, image in zip(missing, fresh, strict=True):
-                array.write((place, 0), image[None])
+            with ranks.together():
+                if ranks.is_first:
+                    for place, image in zip(missing, fresh, strict=True):
+                        array.write((place, 0), image[None])
         self.products.count += len(rows) - len(missing)
         stored = torch.from_numpy(array[first : first + len(rows)])
         return stored.to(self.products.device)

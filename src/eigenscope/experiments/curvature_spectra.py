@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, final
 
@@ -153,10 +154,10 @@ def run_curvature(
         for place, part in enumerate(parts.values()):
             _write_spectrum(run, f"{name}_{place:03d}", part, plan)
         path = _pairs_path(run, name)
-        if plan.num_pairs and not path.exists():
+        if plan.num_pairs and not run.has(path):
             count = min(plan.num_pairs, operator.shape[0])
             with run.stage(f"eigenpairs_{name}"):
-                top_eigenpairs(
+                pairs = top_eigenpairs(
                     operator,
                     count,
                     which="magnitude",
@@ -164,10 +165,9 @@ def run_curvature(
                     memory=plan.memory,
                     run=run,
                     name=f"eigenpairs_{name}",
-                ).save(path)
-        spectra = _spectra(run, name)
-        numbers = {part: _numbers(found, spectra) for part, found in spectra.items()}
-        run.record_result(name, cast("JsonValue", numbers))
+                )
+                run.keep(path, pairs.save)
+        run.ranks.from_first(partial(_record_numbers, run, name))
     run.complete()
 
 
@@ -202,10 +202,10 @@ def _write_spectrum(
     run: Run, name: str, operator: SymmetricOperator, plan: CurvaturePlan
 ) -> None:
     path = run.results_path(f"spectrum_{name}.npz")
-    if path.exists():
+    if run.has(path):
         return
     with run.stage(f"spectrum_{name}"):
-        spectrum(
+        found = spectrum(
             operator,
             method=plan.method,
             tolerance=plan.tolerance,
@@ -213,7 +213,14 @@ def _write_spectrum(
             memory=plan.memory,
             run=run,
             name=f"estimate_{name}",
-        ).save(path)
+        )
+        run.keep(path, found.save)
+
+
+def _record_numbers(run: Run, name: Curvature) -> None:
+    spectra = _spectra(run, name)
+    numbers = {part: _numbers(found, spectra) for part, found in spectra.items()}
+    run.record_result(name, cast("JsonValue", numbers))
 
 
 def _spectra(run: Run, name: str) -> dict[str, Spectrum]:

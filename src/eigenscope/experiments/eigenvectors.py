@@ -40,7 +40,7 @@ def write_eigenpairs(
         memory: The budget.
     """
     path = _path(run, name)
-    if path.exists():
+    if run.has(path):
         return
     side = vector_side(jacobian.layout, str(stored.array.attributes["side"]))
     matrix: SymmetricOperator = stored
@@ -50,7 +50,7 @@ def write_eigenpairs(
         floor *= math.sqrt(max(jacobian.shape) / min(jacobian.shape))
     count = min(num_vectors, int(np.sum(found.values > floor)))
     if count:
-        top_eigenpairs(matrix, count, memory=memory).save(path)
+        run.keep(path, lambda p: top_eigenpairs(matrix, count, memory=memory).save(p))
 
 
 def read_eigenpairs(run: Run, name: str) -> Eigenpairs | None:

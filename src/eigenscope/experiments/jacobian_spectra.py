@@ -245,9 +245,9 @@ def _run_one(run: Run, output: OutputName, layout: Layout, plan: JacobianPlan) -
     with run.stage(f"gram_{name}"):
         stored = matrix.write(run, name=f"gram_{name}")
     path = _spectrum_path(run, output, layout)
-    if not path.exists():
+    if not run.has(path):
         with run.stage(f"spectrum_{name}"):
-            spectrum(stored, memory=plan.memory).save(path)
+            run.keep(path, lambda p: spectrum(stored, memory=plan.memory).save(p))
     if plan.num_vectors:
         with run.stage(f"eigenvectors_{name}"):
             write_eigenpairs(
@@ -259,8 +259,12 @@ def _run_one(run: Run, output: OutputName, layout: Layout, plan: JacobianPlan) -
                 num_vectors=plan.num_vectors,
                 memory=plan.memory,
             )
-    result = _load_one(run, output, layout, side=matrix.side)
-    run.record_result(name, _summary(result, plan))
+
+    def record() -> None:
+        result = _load_one(run, output, layout, side=matrix.side)
+        run.record_result(name, _summary(result, plan))
+
+    run.ranks.from_first(record)
 
 
 def _load_one(

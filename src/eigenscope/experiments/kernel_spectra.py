@@ -188,9 +188,9 @@ def run_kernels(run: Run, problem: Problem, plan: KernelPlan) -> None:
         with run.stage(f"kernel_{kind}"):
             stored = _stored(run, problem, plan, kind)
         path = _spectrum_path(run, kind)
-        if not path.exists():
+        if not run.has(path):
             with run.stage(f"spectrum_{kind}"):
-                spectrum(stored, memory=plan.memory).save(path)
+                run.keep(path, lambda p: spectrum(stored, memory=plan.memory).save(p))  # noqa: B023 - called at once
     if plan.components is not None:
         kernel = NTK(problem, outputs="trace", method=plan.method, memory=plan.memory)
         with run.stage("components"):
@@ -198,7 +198,7 @@ def run_kernels(run: Run, problem: Problem, plan: KernelPlan) -> None:
     if set(plan.kernels) != {"conjugate"}:
         with run.stage("shares"):
             _record_shares(run, problem)
-    _record_numbers(run, plan)
+    run.ranks.from_first(lambda: _record_numbers(run, plan))
     run.complete()
 
 
@@ -255,12 +255,15 @@ def _stored(
         tile_shape=(min(size, _TILE),) * 2,
         attributes={"factor_dtype": dtype, "layer": plan.layer},
     )
-    pending = [index for index in array.missing() if index[0] >= index[1]]
+    pending = [
+        index for index in run.ranks.from_first(array.missing) if index[0] >= index[1]
+    ]
     if pending:
         run.require_space(len(pending) * array.tile_bytes)
         matrix = conjugate_of(problem, None, plan.layer, plan.memory).cpu().numpy()
-        for index in pending:
-            array.write(index, matrix[array.selection(index)])
+        with run.ranks.together():
+            for index in run.ranks.deal(pending):
+                array.write(index, matrix[array.selection(index)])
     return StoredGram(array)
 
 

@@ -49,7 +49,7 @@ def require_same_problem(run: Run, problem: Problem) -> None:
 def classes_of(problem: Problem) -> Int64[np.ndarray, " sample"] | None:
     """Return the classes of all samples, or None where samples have no class."""
     parts: list[Tensor] = []
-    for batch in problem.batches:
+    for batch in problem.whole().batches:
         found = batch.targets
         if not isinstance(found, Tensor) or found.shape != (batch.size,):
             return None
@@ -63,13 +63,15 @@ def write_small(
     run: Run, name: str, values: np.ndarray | Callable[[], np.ndarray]
 ) -> None:
     """Write a small array as one tile, unless it is there; compute it only then."""
-    if read_small(run, name) is not None:
+    if run.ranks.from_first(lambda: read_small(run, name) is not None):
         return
     array = values() if callable(values) else values
     whole = run.array(
         name, shape=array.shape, dtype=array.dtype, tile_shape=array.shape
     )
-    whole.write((0,) * array.ndim, array)
+    with run.ranks.together():
+        if run.ranks.is_first:
+            whole.write((0,) * array.ndim, array)
 
 
 def read_small(run: Run, name: str) -> np.ndarray | None:

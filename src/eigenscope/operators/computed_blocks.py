@@ -119,9 +119,16 @@ class ComputedBlocks(SampleBlocks):
         run.record_settings({key: own})
         output = self.problem.output if callable(self.problem.output) else "logits"
         array, raw_array = self._arrays(run, name, output, memory)
-        missing = {index[0] for index in [*array.missing(), *raw_array.missing()]}
+        either = [
+            *run.ranks.from_first(array.missing),
+            *run.ranks.from_first(raw_array.missing),
+        ]
+        missing = sorted({index[0] for index in either})
         run.require_space(len(missing) * (array.tile_bytes + raw_array.tile_bytes))
-        self._write_tiles(array, raw_array, output, missing)
+        steps = self._write_tiles(
+            array, raw_array, output, self.ranks.deal(missing), total=array.grid[0]
+        )
+        self.ranks.in_step(steps, rounds=-(-len(missing) // self.ranks.size))
         return StoredBlocks(array, raw_array, output=self.problem.output)
 
     def _arrays(
@@ -177,19 +184,21 @@ class ComputedBlocks(SampleBlocks):
         array: TiledArray,
         raw_array: TiledArray,
         output: OutputSpec,
-        missing: set[int],
-    ) -> None:
+        mine: list[int],
+        *,
+        total: int,
+    ) -> Iterator[None]:
+        """Write some tiles, one whenever the iterator is advanced."""
+        if not mine:
+            return
         self._require_same_model()
         tile = array.tile_shape[0]
         buffer = self._empty(tile, array.shape[1], *self.sample_shape)
         raws = self._empty(tile, *self.problem.raw_shape)
-        batches = (
-            batch
-            for batch in self.problem.batches.chunks(tile)
-            if batch.start // tile in missing
-        )
-        total = array.grid[0]
-        done = total - len(missing)
+        last = min((mine[-1] + 1) * tile, self.num_samples)
+        own = self.problem.batches.within(range(mine[0] * tile, last))
+        batches = (b for b in own.chunks(tile) if b.start // tile in set(mine))
+        done = total - len(mine) * self.ranks.size
         for batch in progress(batches, label="Jacobian", total=total, done=done):
             for part in batch.parts(self.engine.settings.chunk_size):
                 first = part.start - batch.start
@@ -200,6 +209,7 @@ class ComputedBlocks(SampleBlocks):
             raw_array.write(raw_index, raws[: batch.size].cpu().numpy())
             block = buffer[: batch.size].view(batch.size, *array.shape[1:])
             array.write((number, 0, 0), block.cpu().numpy())
+            yield
 
     def _fill(self, batch: Batch, part: Tensor) -> None:
         output = self.problem.output

@@ -1,5 +1,6 @@
 """Writing one triangle of a Gram matrix from Jacobian rows on disk, tile by tile."""
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from eigenscope._types import Side
 from eigenscope.budget import format_bytes
+from eigenscope.distributed import Ranks
 from eigenscope.kernels.triangles import (
     add_lower_product,
     add_product,
@@ -71,13 +73,18 @@ def write_gram(
             FACTOR_DTYPE: str(jacobian.dtype).removeprefix("torch."),
         },
     )
-    pending = [index for index in array.missing() if index[0] >= index[1]]
+    pending = [
+        index for index in run.ranks.from_first(array.missing) if index[0] >= index[1]
+    ]
     run.require_space(len(pending) * array.tile_bytes)
     if side == "rows":
-        _write_row_side(jacobian, source, array, accumulate, pending)
+        steps = _write_row_side(
+            jacobian, array, accumulate, run.ranks.deal(pending), run.ranks.size
+        )
+        run.ranks.in_step(steps, rounds=-(-len(pending) // run.ranks.size))
     else:
         together = recorded["rows_together"]
-        _write_column_side(jacobian, array, accumulate, pending, together)
+        _write_column_side(source, array, accumulate, pending, together, run.ranks)
     return array
 
 
@@ -116,11 +123,13 @@ def _tile_rows_together(
 
 def _write_row_side(
     jacobian: InputJacobian,
-    source: StoredBlocks,
     array: TiledArray,
     accumulate: torch.dtype,
-    pending: list[tuple[int, ...]],
-) -> None:
+    mine: list[tuple[int, ...]],
+    num_ranks: int,
+) -> Iterator[None]:
+    """Write some tiles, one whenever the iterator is advanced."""
+    source = cast("StoredBlocks", jacobian.source)
     tile, per_sample = array.tile_shape[0], jacobian.rows_per_sample
     shape = (-(-tile // per_sample), *source.shape[1:])
     left = torch.empty(shape, dtype=source.dtype)
@@ -134,9 +143,9 @@ def _write_row_side(
         return buffer[: stop - start].view(-1, jacobian.shape[1])
 
     total = array.grid[0] * (array.grid[0] + 1) // 2
-    done = total - len(pending)
+    done = total - len(mine) * num_ranks
     panel, in_memory = left, -1
-    for row, column in progress(pending, label="Gram", total=total, done=done):
+    for row, column in progress(mine, label="Gram", total=total, done=done):
         if row != in_memory:
             panel, in_memory = read(row, left), row
         other = panel if column == row else read(column, right)
@@ -147,38 +156,43 @@ def _write_row_side(
         else:
             add_product(target, panel, other, fresh=True)
         array.write((row, column), target.numpy())
+        yield
 
 
 def _write_column_side(
-    jacobian: InputJacobian,
+    source: StoredBlocks,
     array: TiledArray,
     accumulate: torch.dtype,
     pending: list[tuple[int, ...]],
     together: int,
+    ranks: Ranks,
 ) -> None:
     """Add up 𝒥ᵀ𝒥 over all rows, `together` rows of tiles at a time.
 
     A group is added up whole even if only one of its tiles is missing: the same
-    products in the same order give the same bits.
+    products in the same order give the same bits. Each rank adds some of the rows.
     """
     size, tile = array.shape[0], array.tile_shape[0]
-    num_blocks = cast("StoredBlocks", jacobian.source).array.grid[0]
+    own = source.share_of(ranks)
     groups = sorted({row // together for row, _ in pending})
     for place, group in enumerate(groups, start=1):
         first = group * together * tile
         last = min(first + together * tile, size)
         total = torch.empty(last - first, last, dtype=accumulate)
+        if not own.tiles:
+            total.zero_()
         label = f"Gram {place}/{len(groups)}"
-        blocks = progress(jacobian.row_blocks(), label=label, total=num_blocks)
-        for start, rows in blocks:
-            part, fresh = rows.T, start == 0
-            if first:
-                before = part[:first]
-                add_product(total[:, :first], part[first:last], before, fresh=fresh)
-            add_lower_product(total[:, first:], part[first:last], fresh=fresh)
+        blocks = progress(own.blocks(), label=label, total=len(own.tiles))
+        with ranks.sum_over_ranks(total):
+            for number, (_, block) in enumerate(blocks):
+                part, fresh = block.reshape(-1, size).T, number == 0
+                if first:
+                    before = part[:first]
+                    add_product(total[:, :first], part[first:last], before, fresh=fresh)
+                add_lower_product(total[:, first:], part[first:last], fresh=fresh)
         mirror_lower(total[:, first:])
-        for index in pending:
-            if index[0] // together == group:
+        with ranks.together():
+            for index in ranks.deal([i for i in pending if i[0] // together == group]):
                 whole, columns = array.selection(index)
                 inside = slice(whole.start - first, whole.stop - first)
                 array.write(index, total[inside, columns].numpy())

@@ -1,6 +1,6 @@
 """Writing one triangle of tangent kernels into a run, tile by tile."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -67,13 +67,22 @@ def write_kernels(
         for array in names
     }
     pending = {
-        array: {index for index in tiled.missing() if index[0] >= index[1]}
+        array: {
+            index
+            for index in run.ranks.from_first(tiled.missing)
+            if index[0] >= index[1]
+        }
         for array, tiled in arrays.items()
     }
     run.require_space(
         sum(len(missing) * arrays[a].tile_bytes for a, missing in pending.items())
     )
-    _write_tiles(engine, settings.step, each, groups, arrays, pending)
+    wanted = sorted({(i, j) for missing in pending.values() for i, j in missing})
+    ranks = engine.ranks
+    steps = _write_tiles(
+        engine, settings.step, groups, arrays, pending, set(ranks.deal_pairs(wanted))
+    )
+    ranks.in_step(steps, rounds=ranks.most_pairs(wanted))
     return arrays
 
 
@@ -128,20 +137,21 @@ def _attributes(
 def _write_tiles(
     engine: KernelEngine,
     step: int,
-    each: int,
     groups: Mapping[str, str],
     arrays: Mapping[str, TiledArray],
     pending: Mapping[str, set[tuple[int, ...]]],
-) -> None:
-    wanted = {(i, j) for missing in pending.values() for i, j in missing}
-    if not wanted:
+    mine: set[tuple[int, int]],
+) -> Iterator[None]:
+    """Write some pairs' tiles, those of one whenever the iterator is advanced."""
+    if not mine:
         return
+    each = engine.problem.num_outputs if engine.outputs == "full" else 1
     grid = next(iter(arrays.values())).grid[0]
     total = grid * (grid + 1) // 2
     scratch = Scratch()
     like = torch.empty(0, dtype=engine.dtype, device=engine.problem.device)
-    pairs = engine.pairs(step, wanted=wanted)
-    done = total - len(wanted)
+    pairs = engine.pairs(step, wanted=mine)
+    done = total - len(mine) * engine.ranks.size
     for i, j, left, right in progress(pairs, label="NTK", total=total, done=done):
         rows = (left.stop - left.start) * each
         columns = min(step, engine.problem.num_samples - j * step) * each
@@ -157,3 +167,4 @@ def _write_tiles(
             require_finite_kernel(tile, each, i * step)
             if (i, j) in pending[name]:
                 arrays[name].write((i, j), tile.cpu().numpy())
+        yield

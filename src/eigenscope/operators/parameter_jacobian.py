@@ -238,14 +238,21 @@ class ParameterJacobian(Jacobian):
             One pass over the data for the missing tiles; n·k·P numbers on disk.
         """
         array = self._array(run, name, resolve(memory))
-        missing = {index[0] for index in array.missing()}
+        missing = [index[0] for index in run.ranks.from_first(array.missing)]
         run.require_space(len(missing) * array.tile_bytes)
+        steps = self._write_tiles(array, set(self.ranks.deal(missing)))
+        self.ranks.in_step(steps, rounds=-(-len(missing) // self.ranks.size))
+        return StoredRows(array)
+
+    def _write_tiles(self, array: TiledArray, mine: set[int]) -> Iterator[None]:
+        """Write some tiles, one whenever the iterator is advanced."""
         k = self._engine.num_outputs
         tile = array.tile_shape[0] // k
         shape = (tile, k, self._num_columns)
         buffer = writable_empty(shape, dtype=self.dtype, device=self.device)
-        for batch in self._chunks(tile, boundary=tile):
-            if batch.start // tile not in missing:
+        self._state.require_same("ParameterJacobian")
+        for batch in self._engine.whole().chunks(tile, boundary=tile):
+            if batch.start // tile not in mine:
                 continue
             first = batch.start % tile
             stop = first + batch.size
@@ -253,7 +260,7 @@ class ParameterJacobian(Jacobian):
             if stop == tile or batch.start + batch.size == self.problem.num_samples:
                 block = buffer[:stop].flatten(0, 1).cpu().numpy()
                 array.write((batch.start // tile, 0), block)
-        return StoredRows(array)
+                yield
 
     def _zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return zeros that may be added to in any mode."""

@@ -125,6 +125,22 @@ def disk_full_message(code: int, folder: Path, what: str, num_bytes: int) -> str
     )
 
 
+def require_free(folder: Path, num_bytes: int) -> None:
+    """Raise unless the disk of a folder can take what is still to be written.
+
+    Args:
+        folder: Where on the disk.
+        num_bytes: What is still to come.
+
+    Raises:
+        OSError: With errno ENOSPC, if fewer bytes are free.
+    """
+    if num_bytes > free_bytes(folder):
+        what = "what is still to be written"
+        message = disk_full_message(errno.ENOSPC, folder, what, num_bytes)
+        raise OSError(errno.ENOSPC, message)
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes that this user can still write to the disk of a folder.
 

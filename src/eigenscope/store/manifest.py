@@ -174,6 +174,38 @@ def plain_json(name: str, value: Any) -> Any:
         ) from error
 
 
+def changed_values(
+    old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]
+) -> list[str]:
+    """Which values of a record would change, each as "name: old → new".
+
+    Args:
+        old: What is recorded.
+        new: What is to be added.
+
+    Returns:
+        One text per change; none if everything in `new` is new or the same.
+    """
+    return [
+        f"{name}: {json.dumps(old[name])} → {json.dumps(value)}"
+        for name, value in new.items()
+        if name in old and old[name] != value
+    ]
+
+
+def resumption() -> dict[str, JsonValue]:
+    """The record of a run's being taken up again, now and by this code.
+
+    Returns:
+        Time, versions and commit.
+    """
+    return {
+        "time": utc_now(),
+        "versions": dict(versions()),
+        "commit": source_commit(),
+    }
+
+
 def utc_now() -> str:
     """The time in UTC.
 

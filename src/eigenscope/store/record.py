@@ -15,9 +15,21 @@ _SECONDS_BETWEEN_SAVES: Final = 5.0
 
 @final
 class Record:
-    """A manifest in memory and on disk, changed only while a lock is held."""
+    """A manifest in memory and on disk, changed only while a lock is held.
 
-    def __init__(self, folder: Path, manifest: Manifest, lock: Lock | None) -> None:
+    Where ranks share a run, rank 0 holds the lock and writes for all; what the others
+    change stays in their memory.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        lock: Lock | None,
+        *,
+        is_helper: bool = False,
+    ) -> None:
+        self._is_helper = is_helper
         self._folder = folder
         self._manifest = manifest
         self._lock = lock
@@ -31,17 +43,18 @@ class Record:
 
     def close(self) -> None:
         """Free the lock."""
+        self._is_helper = False
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def require_writable(self) -> None:
-        """Raise unless the lock is held.
+        """Raise unless the lock is held, by us or rank 0.
 
         Raises:
             PermissionError: If it is not.
         """
-        if self._lock is None:
+        if self._lock is None and not self._is_helper:
             raise PermissionError(
                 f"writing to the run {self._folder} needs its lock, and the run was "
                 "opened for reading or is closed; use Run.create or Run.resume."
@@ -72,7 +85,8 @@ class Record:
         for name, start in self._running.items():
             timing[name] = timing.get(name, 0.0) + now - start
         changed = replace(self._manifest, timing=timing, updated=utc_now(), **changes)
-        changed.save(self._folder)
+        if not self._is_helper:
+            changed.save(self._folder)
         self._manifest = changed
         self._running = dict.fromkeys(self._running, now)
         self._saved_at = time.monotonic()

@@ -1,34 +1,26 @@
 """A run: one job's folder, written by one process at a time and resumable."""
 
-import errno
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from eigenscope.distributed import ALONE, Ranks, RanksChoice, current_ranks
 from eigenscope.store.arrays import TiledArray
-from eigenscope.store.files import disk_full_message, free_bytes, remove_partial_files
-from eigenscope.store.folder import (
-    ARRAYS,
-    FIGURES,
-    RESULTS,
-    Lock,
-    plain_name,
-    require_vacant,
-)
+from eigenscope.store.files import require_free
+from eigenscope.store.folder import ARRAYS, FIGURES, RESULTS, Lock, plain_name
 from eigenscope.store.layout import METADATA, Layout, create_group
 from eigenscope.store.manifest import (
-    FILE_NAME,
     Manifest,
+    changed_values,
     plain_json,
-    source_commit,
-    utc_now,
-    versions,
+    resumption,
 )
+from eigenscope.store.opening import begun, taken_up
 from eigenscope.store.record import Record
 
 if TYPE_CHECKING:
@@ -60,9 +52,16 @@ class Run:
         >>> folder.cleanup()
     """
 
-    def __init__(self, path: Path, manifest: Manifest, lock: Lock | None) -> None:
-        self._path = path
-        self._record = Record(path, manifest, lock)
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        lock: Lock | None,
+        *,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._path, self.ranks = path, ranks
+        self._record = Record(path, manifest, lock, is_helper=not ranks.is_first)
 
     @classmethod
     def create(
@@ -72,6 +71,7 @@ class Run:
         verb: str,
         arguments: Mapping[str, JsonValue],
         settings: Mapping[str, JsonValue] | None = None,
+        ranks: RanksChoice = "all",
     ) -> "Run":
         """Start a run in a folder that is new or empty, and lock it.
 
@@ -81,6 +81,8 @@ class Run:
             arguments: What decides the result, as JSON; "seed", if there, is recorded
                 as the run's. Leave out what may change on resume (memory, progress).
             settings: What is already chosen to compute it; see `record_settings`.
+            ranks: As for `es.Problem`. Ranks that share a run all make it, in a folder
+                that all of their hosts see.
 
         Returns:
             The run, open for writing.
@@ -92,24 +94,18 @@ class Run:
             ValueError: If arguments or settings are not JSON, or the manifest that is
                 there is damaged.
         """
-        manifest = Manifest.new(verb=verb, arguments=arguments, settings=settings or {})
-        require_vacant(path, manifest)
-        path.mkdir(parents=True, exist_ok=True)
-        lock = Lock(path)
-        try:
-            require_vacant(path, manifest)  # nobody came first
-            remove_partial_files(path)
-            for name in (RESULTS, FIGURES):
-                (path / name).mkdir(exist_ok=True)
-            manifest.save(path)
-        except BaseException:
-            lock.release()
-            raise
-        return cls(path, manifest, lock)
+        group = current_ranks(ranks)
+        manifest, lock = begun(path, verb, arguments, settings or {}, group)
+        return cls(path, manifest, lock, ranks=group)
 
     @classmethod
     def resume(
-        cls, path: Path, *, verb: str, arguments: Mapping[str, JsonValue]
+        cls,
+        path: Path,
+        *,
+        verb: str,
+        arguments: Mapping[str, JsonValue],
+        ranks: RanksChoice = "all",
     ) -> "Run":
         """Take up a run again with the same arguments, and lock it.
 
@@ -120,6 +116,7 @@ class Run:
             path: The run's folder.
             verb: The job, as when it was created.
             arguments: Its arguments, as when it was created.
+            ranks: As for `create`; their number may differ from before.
 
         Returns:
             The run, open for writing; take its `settings` rather than choose again.
@@ -130,25 +127,14 @@ class Run:
                 manifest is damaged or of a newer version.
             BlockingIOError: If another process writes it.
         """
-        if not (path / FILE_NAME).exists():
-            raise FileNotFoundError(
-                f"resuming needs a run in {path}, which has no {FILE_NAME}; start the "
-                "run without --resume."
-            )
-        lock = Lock(path)
+        group = current_ranks(ranks)
+        manifest, lock = taken_up(path, verb, arguments, group)
         try:
-            manifest = Manifest.load(path)
-            if differences := manifest.differences(verb, arguments):
-                raise ValueError(
-                    f"resuming {path} needs the arguments that it was started with; "
-                    f"these differ (old → new): {'; '.join(differences)}; repeat the "
-                    "old ones, or choose another folder with --out."
-                )
-            remove_partial_files(path)
-            run = cls(path, manifest, lock)
+            run = cls(path, manifest, lock, ranks=group)
             run._take_up()
         except BaseException:
-            lock.release()
+            if lock is not None:
+                lock.release()
             raise
         return run
 
@@ -250,10 +236,14 @@ class Run:
         asked = Layout.asked(
             name, shape=shape, dtype=dtype, tile_shape=tile_shape, attributes=attributes
         )
-        if name not in self.array_names:
-            self._record.require_writable()
-            create_group(self._path / ARRAYS)
-            asked.write(self._path / ARRAYS / name)
+
+        def make() -> None:
+            if name not in self.array_names:
+                self._record.require_writable()
+                create_group(self._path / ARRAYS)
+                asked.write(self._path / ARRAYS / name)
+
+        self.ranks.from_first(make)
         Layout.read(self._path / ARRAYS / name).require_same(asked, name)
         return self.open_array(name)
 
@@ -297,7 +287,8 @@ class Run:
         """Record how the result is computed: engine, tile and batch sizes.
 
         A resumed run must read `settings` instead of choosing again. More names may
-        be added later; a recorded one never changes.
+        be added later; a recorded one never changes. Of ranks that share the run, what
+        rank 0 gives is recorded and is in the `settings` of all.
 
         Args:
             settings: Names and JSON values.
@@ -306,13 +297,9 @@ class Run:
             ValueError: If one is recorded with another value, or is not JSON.
             PermissionError: If the run is not open for writing.
         """
-        new = plain_json("settings", dict(settings))
-        changed = [
-            f"{name}: {json.dumps(self.settings[name])} → {json.dumps(value)}"
-            for name, value in new.items()
-            if name in self.settings and self.settings[name] != value
-        ]
-        if changed:
+        own = plain_json("settings", dict(settings))
+        new = self.ranks.from_first(lambda: own)
+        if changed := changed_values(self.settings, new):
             raise ValueError(
                 f"the settings of {self._path} must stay as they were recorded; these "
                 f"differ (old → new): {'; '.join(changed)}; on resume take them from "
@@ -342,7 +329,8 @@ class Run:
         Raises:
             PermissionError: If the run is not open for writing.
         """
-        self._record.save(status="complete", tiles=self._tiles_written())
+        tiles = self.ranks.from_first(self._tiles_written)
+        self._record.save(status="complete", tiles=tiles)
 
     def require_space(self, num_bytes: int) -> None:
         """Raise before long work starts if the disk cannot take its result.
@@ -354,10 +342,28 @@ class Run:
         Raises:
             OSError: With errno ENOSPC, if fewer are free.
         """
-        if num_bytes > free_bytes(self._path):
-            what = "what is still to be written"
-            message = disk_full_message(errno.ENOSPC, self._path, what, num_bytes)
-            raise OSError(errno.ENOSPC, message)
+        with self.ranks.together():
+            require_free(self._path, num_bytes)
+
+    def has(self, path: Path) -> bool:
+        """Return whether a file of the run is there, as rank 0 sees it.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The same on all ranks.
+        """
+        return self.ranks.from_first(path.exists)
+
+    def keep(self, path: Path, save: Callable[[Path], object]) -> None:
+        """Let rank 0 save a result, while the others wait.
+
+        Args:
+            path: The file.
+            save: Makes it; what it raises is raised on all ranks.
+        """
+        self.ranks.from_first(partial(save, path))
 
     def results_path(self, name: str) -> Path:
         """Where a small result goes; write it with `write_atomically`.
@@ -386,13 +392,9 @@ class Run:
         return {name: self.open_array(name).num_written for name in names}
 
     def _take_up(self) -> None:
-        if self.is_complete and self._tiles_written() == self.manifest.tiles:
-            return
-        resumption: dict[str, JsonValue] = {
-            "time": utc_now(),
-            "versions": dict(versions()),
-            "commit": source_commit(),
-        }
-        self._record.save(
-            status="running", resumes=(*self.manifest.resumes, resumption)
-        )
+        if self.is_complete:
+            written = self.ranks.from_first(self._tiles_written)
+            if written == self.manifest.tiles:
+                return
+        resumes = (*self.manifest.resumes, resumption())
+        self._record.save(status="running", resumes=resumes)

@@ -43,10 +43,13 @@ def save_states(run: Run, measures: Mapping[str, object], number: int) -> None:
     }
     if not tensors:
         return
-    done = History.load(run).numbers
-    write_atomically(_path(run, number), save(tensors))
-    for old in done[:-1]:
-        _path(run, old).unlink(missing_ok=True)
+
+    def write(path: Path) -> None:
+        write_atomically(path, save(tensors))
+        for old in History.load(run).numbers[:-1]:
+            _path(run, old).unlink(missing_ok=True)
+
+    run.keep(_path(run, number), write)
 
 
 def take_up_states(run: Run, measures: Mapping[str, object]) -> None:
@@ -58,10 +61,12 @@ def take_up_states(run: Run, measures: Mapping[str, object]) -> None:
     """
     done = History.load(run).numbers
     path = _path(run, done[-1]) if done else None
-    if path is None or not path.is_file():
+    if path is None or not run.has(path):
         return
     states: dict[str, dict[str, Tensor]] = {}
-    for label, tensor in load_file(path).items():
+    with run.ranks.together():
+        found = load_file(path)
+    for label, tensor in found.items():
         name, _, key = label.partition(_SEPARATOR)
         states.setdefault(name, {})[key] = tensor
     for name, measure in measures.items():

@@ -119,7 +119,7 @@ class Recorder:
         Returns:
             Whether `record` would measure.
         """
-        return self.schedule.is_due(number) and not self._marker(number).exists()
+        return self.schedule.is_due(number) and not self._run.has(self._marker(number))
 
     def save(self, number: int, found: Mapping[str, object]) -> None:
         """Write a recording whose values were measured elsewhere.
@@ -134,11 +134,12 @@ class Recorder:
         entries: dict[str, Any] = {}
         for key, value in found.items():
             entries[key] = self._saved(number, len(entries), key, value)
-        for sink in self._sinks:
+        for sink in self._sinks if self._run.ranks.is_first else ():
             sink.write(number, found)
         save_states(self._run, self._measures, number)
-        content = {"number": number, "entries": entries}
-        write_atomically(self._marker(number), json.dumps(content, allow_nan=False))
+        text = json.dumps({"number": number, "entries": entries}, allow_nan=False)
+        marker = self._marker(number)
+        self._run.keep(marker, lambda path: write_atomically(path, text))
 
     def history(self) -> History:
         """Return everything that has been recorded so far."""
@@ -151,7 +152,7 @@ class Recorder:
         """Return the JSON that stands for a value; a spectrum goes to a file."""
         if isinstance(value, Spectrum):
             file = f"{record_name(number)}_{place:03d}.npz"
-            value.save(self._run.results_path(file))
+            self._run.keep(self._run.results_path(file), value.save)
             return {"spectrum": file}
         if isinstance(value, Estimated):
             return [plain_number(name, n) for n in (value.value, value.stderr)]
