@@ -14,6 +14,7 @@ from typing_extensions import override
 from eigenscope._types import JsonValue
 from eigenscope.budget import format_bytes
 from eigenscope.distributed import ALONE, Ranks
+from eigenscope.operators.panels import gathered
 
 _ROWS_TOGETHER = 2048
 
@@ -128,10 +129,7 @@ class Jacobian(LinearOperator):
 
     @abstractmethod
     def row_blocks(self) -> Iterator[tuple[int, Float[Tensor, "row column"]]]:
-        """Yield (first row, block of whole rows) in order; a block is reused later.
-
-        Where ranks share the work, the rows of this rank's own samples.
-        """
+        """Yield (first row, block of own rows) in order; a block is reused later."""
 
     def column_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
         """Yield all columns in panels of whole columns of at most `max_bytes` each.
@@ -165,13 +163,12 @@ class Jacobian(LinearOperator):
         Yields:
             Panels from top to bottom; their memory is used again.
         """
-        rows, columns = self.shape
-        if self.ranks.size == 1 and rows * columns * self.dtype.itemsize <= max_bytes:
+        row_bytes = self.shape[1] * self.dtype.itemsize
+        if self.ranks.size == 1 and self.shape[0] * row_bytes <= max_bytes:
             yield self.dense()
             return
-        # A quarter: blocks and what makes them need memory, too.
-        together = max_bytes // (4 * columns * self.dtype.itemsize)
-        yield from _gathered(self.row_blocks(), min(_ROWS_TOGETHER, together))
+        together = max_bytes // (4 * row_bytes)  # blocks need memory, too
+        yield from gathered(self.row_blocks(), min(_ROWS_TOGETHER, together))
 
     @abstractmethod
     def squared_row_norms(self) -> Float[Tensor, " row"]:
@@ -383,22 +380,6 @@ class Transpose(LinearOperator):
     @override
     def T(self) -> LinearOperator:
         return self._operator
-
-
-def _gathered(blocks: Iterator[tuple[int, Tensor]], together: int) -> Iterator[Tensor]:
-    """Yield the rows of small blocks in larger ones, in memory that is used again."""
-    buffer, filled = torch.empty(0), 0
-    for _, rows in blocks:
-        if not len(buffer):
-            size = max(together, len(rows))
-            buffer = rows.new_empty(size, rows.shape[1])
-        if filled + len(rows) > len(buffer):
-            yield buffer[:filled]
-            filled = 0
-        buffer[filled : filled + len(rows)] = rows
-        filled += len(rows)
-    if filled:
-        yield buffer[:filled]
 
 
 def _require_same_space(first: SymmetricOperator, other: SymmetricOperator) -> None:
