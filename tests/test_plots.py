@@ -1,13 +1,18 @@
 """Densities, diagonals and tails on axes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from plot_cases import ROUNDING, axes, curve, fits_of, heavy, histogram_of, legend_of
 
+import eigenscope as es
 from eigenscope.analysis import fit_power_law
 from eigenscope.plots import plot_density, plot_diagonal, plot_tail
+from eigenscope.plots.curvature import plot_log_density
 from eigenscope.spectra import Spectrum
 
 
@@ -194,3 +199,15 @@ def test_a_law_far_below_the_data_is_cut_off():
     ax = plot_tail(axes(), {"a": spectrum}, {"a": {"given": fit}})
     assert fit.ccdf(1e6) < 1e-12
     assert ax.get_ylim()[0] > 1e-6
+
+
+def test_a_density_of_an_estimate_is_shaded_by_its_band():
+    diagonal = torch.linspace(-1.0, 2.0, 300, dtype=torch.float64).diag()
+    for method, count in (("exact", 0), ("slq", 1)):
+        options: Any = {"method": method}
+        if method == "slq":
+            options |= {"max_probes": 4, "tolerance": 0.5}
+        found = es.spectrum(diagonal, **options)
+        ax = Figure().subplots()
+        plot_log_density(ax, {"λ": found}, bandwidth=0.05, colors=["C0"])
+        assert len(ax.collections) == count

@@ -66,6 +66,8 @@ def plot_log_density(
 ) -> Axes:
     """Overlay smoothed densities over λ, on a logarithmic density axis.
 
+    Estimates are shaded by their 95 % confidence bands.
+
     Args:
         ax: Where to draw.
         spectra: By label.
@@ -80,6 +82,9 @@ def plot_log_density(
         lowest = 0.05 / (found.dimension * bandwidth)
         heights = np.where(density.heights > lowest, density.heights, np.nan)
         ax.plot(density.grid, heights, color=color, lw=1.2, label=label)
+        if density.lower is not None and density.upper is not None:
+            low, high = (np.maximum(b, lowest) for b in (density.lower, density.upper))
+            ax.fill_between(density.grid, low, high, color=color, alpha=0.25, lw=0)
     ax.set(yscale="log")
     return ax
 
