@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eigenscope.cli import main
 
-NUM_KILLS = 5
+NUM_KILLS = 3
 
 
 def begin(words: list[str]) -> int:

@@ -1,13 +1,15 @@
 """`eigenscope train`: trainings that are recorded, stopped, killed and taken up."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cli_cases import as_json, called, enter_folder, failed, mine, numbers_of
+from cli_cases import as_json, enter_folder, environment, failed, mine, numbers_of
 from torch import nn
 
 import eigenscope as es
@@ -210,7 +212,14 @@ def test_experiments_are_listed_with_what_they_are(capsys):
 def test_a_training_killed_at_random_moments_goes_on_to_the_same_bits():
     script = str(Path(__file__).with_name("killed_training.py"))
     words = ("tiny.toml", "whole", "killed-0", "killed-1")
-    done = called(*words, program=[script])
+    done = subprocess.run(
+        [sys.executable, script, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+        env=environment(),
+    )
     assert done.returncode == 0, done.stderr
     assert sum(map(int, done.stdout.split())) >= 4
     truth = numbers_of(Path("whole"))

@@ -349,3 +349,36 @@ def test_a_data_factory_must_return_what_can_be_read_twice(nets, name, kind):
     error = ValueError if name == "number" else TypeError
     with pytest.raises(error, match=f"got {kind}"):
         zoo.data_from_factory(f"{nets}:{name}")
+
+
+@pytest.mark.vision
+@pytest.mark.parametrize(
+    ("name", "channels", "count"),
+    [
+        # torchvision's convolutions with 1 channel, then 512-4096-4096-10 and BatchNorm
+        ("vgg11-bn", 1, 9_225_984 - 2 * 576 + 2_101_248 + 16_781_312 + 40_970 + 16_384),
+        ("vgg11-bn", 3, 9_225_984 + 2_101_248 + 16_781_312 + 40_970 + 16_384),
+        # torchvision's 11,689,512 less 1000 classes and a 7 × 7 stem
+        ("resnet18", 3, 11_689_512 - 990 * 513 - 64 * 3 * (49 - 9)),
+        ("resnet18", 1, 11_689_512 - 990 * 513 - 64 * (3 * 49 - 9)),
+    ],
+)
+def test_networks_for_small_images_keep_their_size(name, channels, count):
+    shape = (channels, 32, 32)
+    model = zoo.build_model(name, sample_shape=shape, num_classes=10, seed=1).eval()
+    assert num_params(model) == count
+    stem = model.conv1 if name == "resnet18" else model.features[:3]
+    with torch.no_grad():
+        assert model(torch.zeros(2, *shape)).shape == (2, 10)
+        assert stem(torch.zeros(1, *shape)).shape[-2:] == (32, 32)
+    other = zoo.build_model(name, sample_shape=shape, num_classes=10, seed=1).eval()
+    states = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    assert all(torch.equal(one, two) for one, two in states)
+    assert not any(isinstance(module, nn.Dropout) for module in model.modules())
+
+
+@pytest.mark.message
+def test_networks_for_small_images_refuse_others():
+    for name in ("vgg11-bn", "resnet18"):
+        with pytest.raises(ValueError, match=rf"{name} requires samples of shape \(ch"):
+            zoo.build_model(name, sample_shape=(3, 28, 28), num_classes=10)

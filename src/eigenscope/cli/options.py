@@ -280,7 +280,7 @@ class MatchOptions:
 
     runs: _Runs
     """Folders of trainings with Hessian spectra, or of studies."""
-    scale: Scaling = "range"
+    scale: Scaling = "max"
     """What the figures' W1 divides by: none, range, max or trace; tables hold all."""
     animate: bool = False
     """Draw a film of each run's spectra, too."""

@@ -81,7 +81,7 @@ def heat_figure(match: Match, *, measure: Measure) -> Figure:
             epoch = match.epochs[match.peak(key)]
             ax.axvline(epoch, color="white", ls="--", lw=1.2)
             ax.set(
-                title=f"{MEASURE_NAMES[key]}; smallest sum after epoch {epoch}",
+                title=f"{MEASURE_NAMES[key]}; nearest after epoch {epoch}",
                 xlabel="epoch",
                 yticks=range(len(match.layers)),
             )
@@ -133,7 +133,7 @@ def _depth_figure(
 ) -> Figure:
     models = list(dict.fromkeys(match.model for match in matches))
     keys: tuple[Measure, ...] = (measure, HEIGHTS)
-    width = max(4.1 * len(models), 5.5)
+    width = max(4.1 * len(models), 7.5)
     with new_figure(title, width=width, height=8.2) as figure:
         grid = figure.subplots(2, len(models), squeeze=False, sharex=True, sharey=True)
         for row, key in zip(grid, keys, strict=True):
