@@ -13,11 +13,17 @@ from eigenscope._types import (
     OutputSpec,
     require_choice,
 )
+from eigenscope.kernels.differentiable import differentiable_kernels
 from eigenscope.kernels.matrices import kernel_matrices
 from eigenscope.problem import Problem, transform_outputs
 from eigenscope.problem.alike import data_of, require_alike
 
 NTKOutputs = Literal["full", "trace", "pseudo"]
+_EQUATIONS: Mapping[NTKOutputs, str] = {
+    "full": "icp,jep->ijce",
+    "trace": "icp,jcp->ij",
+    "pseudo": "icp,jcp->ij",
+}
 Inputs = Tensor | Mapping[str, Any]
 
 
@@ -31,6 +37,7 @@ def ntk(
     params: str | Sequence[str] | None = None,
     method: KernelMethod = "auto",
     memory: str | int | None = None,
+    create_graph: bool = False,
 ) -> Float[Tensor, "left right *outputs"]:
     """Θ[i, j, c, e] = ⟨∂z_c(x_i)/∂θ, ∂z_e(x_j)/∂θ⟩, the empirical tangent kernel.
 
@@ -57,6 +64,9 @@ def ntk(
         method: "auto", "jacobian", "structured" or "products".
         memory: Budget such as "4GiB", result included; None for half of what is
             available.
+        create_graph: Whether the kernel can be differentiated, by the parameters and
+            by the inputs, as a regularizer on it needs; all gradients are then formed
+            and recorded (method "auto" or "jacobian").
 
     Returns:
         (n₁, n₂, k, k), or (n₁, n₂) for "trace" and "pseudo", in units of (output per
@@ -86,10 +96,23 @@ def ntk(
         [[4.0, 2.0, 2.0], [2.0, 4.0, 2.0], [2.0, 2.0, 4.0]]
     """
     problem, other = problems(model, x1, x2, output, outputs, params)
+    groups = dict.fromkeys(problem.params, "")
+    if create_graph:
+        found = differentiable_kernels(
+            problem,
+            other,
+            x1,
+            x2,
+            groups=groups,
+            equation=_EQUATIONS[outputs],
+            method=method,
+            memory=memory,
+        )
+        return found[""]
     found = kernel_matrices(
         problem,
         other,
-        groups=dict.fromkeys(problem.params, ""),
+        groups=groups,
         outputs=_kept(outputs),
         method=method,
         memory=memory,
@@ -108,6 +131,7 @@ def ntk_components(
     by: Components = "parameter",
     method: KernelMethod = "auto",
     memory: str | int | None = None,
+    create_graph: bool = False,
 ) -> dict[str, Float[Tensor, "left right *outputs"]]:
     """Θ_p[i, j, c, e] = ⟨∂z_c(x_i)/∂θ_p, ∂z_e(x_j)/∂θ_p⟩ for each parameter p.
 
@@ -124,6 +148,7 @@ def ntk_components(
         by: "parameter", or "module" to add up what one module owns itself.
         method: As for `ntk`.
         memory: As for `ntk`; all components are in memory together.
+        create_graph: As for `ntk`.
 
     Returns:
         Parameter name, or module path ("" for the model itself), to its kernel, in
@@ -143,10 +168,22 @@ def ntk_components(
         {'weight': [2.0, 0.0, 0.0], 'bias': [2.0, 2.0, 2.0]}
     """
     problem, other = problems(model, x1, x2, output, outputs, params)
+    groups = groups_of(problem, by)
+    if create_graph:
+        return differentiable_kernels(
+            problem,
+            other,
+            x1,
+            x2,
+            groups=groups,
+            equation=_EQUATIONS[outputs],
+            method=method,
+            memory=memory,
+        )
     found = kernel_matrices(
         problem,
         other,
-        groups=groups_of(problem, by),
+        groups=groups,
         outputs=_kept(outputs),
         method=method,
         memory=memory,
