@@ -9,6 +9,12 @@ import torch
 import torch.distributed as dist
 from distributed_cases import CASES, network, problem, samples, vectors
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import eigenscope as es
 from eigenscope.operators import NTK, InputJacobian, gram
@@ -79,6 +85,24 @@ def _said(attempt: Callable[[], object]) -> str:
     return "nothing"
 
 
+def sharded(folder: Path, rank: int) -> None:
+    """A network that FSDP2 has cut into pieces is refused, and served when whole."""
+    whole = es.Hessian(problem())
+    expected = whole @ vectors(whole.shape[0])
+    cut = network()
+    fully_shard(cut, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    said = _said(lambda: es.Problem(cut, samples()))
+    full = get_model_state_dict(cut, options=StateDictOptions(full_state_dict=True))
+    plain = network()
+    plain.load_state_dict(full)
+    inputs, targets = samples()
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0]).double())
+    again = es.Hessian(es.Problem(plain, (inputs, targets), loss=loss, batch_size=4))
+    found = again @ vectors(again.shape[0])
+    assert torch.equal(found, expected)
+    (folder / f"{rank}.txt").write_text(said)
+
+
 def run(folder: Path, rank: int) -> None:
     with es.Run.create(folder / "run", verb="test", arguments={}) as made:
         _write(made, folder, rank)
@@ -122,7 +146,13 @@ def main() -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/met", rank=rank, world_size=size
     )
-    jobs = {"cases": cases, "errors": errors, "run": run, "resumed run": resumed_run}
+    jobs = {
+        "cases": cases,
+        "errors": errors,
+        "sharded": sharded,
+        "run": run,
+        "resumed run": resumed_run,
+    }
     jobs[job](folder, rank)
     dist.destroy_process_group()
 

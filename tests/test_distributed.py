@@ -119,6 +119,21 @@ def test_an_error_of_one_rank_is_raised_on_all(tmp_path: Path, started):
 
 @pytest.mark.slow
 @pytest.mark.message
+def test_parameters_in_pieces_are_refused_and_served_when_whole(
+    tmp_path: Path, started
+):
+    started.append(Processes.start("sharded", 2, tmp_path))
+    results = started[0].finish()
+    assert [code for code, _ in results] == [0, 0], results[0][1] + results[1][1]
+    for rank in range(2):
+        said = (tmp_path / f"{rank}.txt").read_text()
+        assert said.startswith("ValueError: every rank must hold the whole parameters")
+        assert "'0.weight' is a DTensor" in said
+        assert "StateDictOptions(full_state_dict=True)" in said
+
+
+@pytest.mark.slow
+@pytest.mark.message
 def test_a_killed_rank_stops_the_others_and_another_number_goes_on(
     tmp_path: Path, started
 ):

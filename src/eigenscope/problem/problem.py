@@ -21,6 +21,7 @@ from eigenscope.problem.model import (
 )
 from eigenscope.problem.outputs import require_output, transform_outputs
 from eigenscope.problem.parameters import select_parameters
+from eigenscope.problem.sharded import require_whole_parameters
 
 _PROBE_SAMPLES = 4
 
@@ -92,6 +93,7 @@ class Problem:
         self.ranks = current_ranks(ranks)
         with self.ranks.together():
             require_output(output)
+            require_whole_parameters(model)
             require_finite_weights(model)
             self.model = model
             self.loss = loss
