@@ -129,7 +129,7 @@ class ChunkPass:
         return sum(sizes) * self.outputs.element_size()
 
     def parts(
-        self, outputs: range, without: set[str]
+        self, outputs: range, without: set[str], *, last: bool = False
     ) -> Iterator[tuple[str, PerSample]]:
         """Yield (parameter, per-sample gradients) for every use of every parameter.
 
@@ -139,6 +139,8 @@ class ChunkPass:
         Args:
             outputs: Outputs to differentiate.
             without: Parameters to leave out.
+            last: Whether no other outputs will follow, so that the memory of what was
+                recorded serves for the cotangents.
 
         Yields:
             Names and gradients (sample, output, *parameter).
@@ -146,7 +148,7 @@ class ChunkPass:
         skipped = self.by_autograd | without
         calls = [(a, a.wanted(self._params, skipped)) for a in self._calls]
         calls = [(arranged, wanted) for arranged, wanted in calls if wanted]
-        found = self._cotangents([arranged for arranged, _ in calls], outputs)
+        found = self._cotangents([one for one, _ in calls], outputs, last=last)
         for arranged, wanted in calls:
             with torch.set_grad_enabled(self._create_graph):
                 gradients = arranged.gradients(next(found), wanted.keys())
@@ -158,7 +160,7 @@ class ChunkPass:
                     yield from self._pulled_back(weight, wanted[role], part)
 
     def _cotangents(
-        self, arranged: Sequence["_Arranged"], outputs: range
+        self, arranged: Sequence["_Arranged"], outputs: range, *, last: bool
     ) -> Iterator[Tensor]:
         """Yield (sample, output, repeat, *rest) for each call; then it is forgotten."""
         found: list[list[Tensor]] = [[] for _ in arranged]
@@ -170,7 +172,7 @@ class ChunkPass:
                 self.outputs,
                 edges,
                 seed,
-                keep_graph=True,
+                keep_graph=not last or output != outputs[-1],
                 create_graph=self._create_graph,
             )
             for one, product, place in zip(arranged, products, found, strict=True):

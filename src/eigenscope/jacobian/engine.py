@@ -34,7 +34,7 @@ from eigenscope.problem import (
 
 _PROBE_SAMPLES = 2
 _COTANGENT_BYTES = 64 * 2**20
-_MAX_CHUNK = 256
+_MAX_CHUNK = 128
 
 
 @final
@@ -185,7 +185,8 @@ class ParameterEngine:
                 outputs = range(first, min(first + block, self.num_outputs))
                 columns = slice(outputs.start, outputs.stop)
                 written: set[str] = set()
-                for name, part in chunk.parts(outputs):
+                last = outputs.stop == self.num_outputs
+                for name, part in chunk.parts(outputs, last=last):
                     result = results[name][:, columns]
                     part.write(result, add=name in written)
                     written.add(name)
@@ -301,7 +302,9 @@ class OpenChunk:
                 if product is not None:
                     yield vector, name, product
 
-    def parts(self, outputs: range | None = None) -> Iterator[tuple[str, PerSample]]:
+    def parts(
+        self, outputs: range | None = None, *, last: bool = False
+    ) -> Iterator[tuple[str, PerSample]]:
         """Yield the per-sample gradients in the form in which they are found.
 
         A parameter that is used several times has several parts, which add up; an
@@ -313,13 +316,14 @@ class OpenChunk:
 
         Args:
             outputs: Outputs to differentiate; all if None.
+            last: Whether the chunk is not needed for any other outputs.
 
         Yields:
             Names and gradients (sample, output, *parameter).
         """
         wanted = range(self._num_outputs) if outputs is None else outputs
         if self._chunk is not None:
-            yield from self._chunk.parts(wanted, set(self._beside))
+            yield from self._chunk.parts(wanted, set(self._beside), last=last)
         for path, compute in (("vmap", by_vmap), ("loop", by_loop)):
             names = [name for name, own in self._beside.items() if own == path]
             if names:
