@@ -113,7 +113,7 @@ def test_no_cut_into_batches_changes_a_matrix(kind, batch_size):
     assert_close(made[1] @ ones, made[0] @ ones, **EXACT)
 
 
-@pytest.mark.parametrize("share", [0, 0.6, 1])
+@pytest.mark.parametrize("share", [0, 0.8, 4])
 @pytest.mark.parametrize("name", ["tanh", "checkpointed", "attention"])
 def test_no_memory_budget_changes_a_product(name, share):
     problem = zoo.problem(zoo.make(name), batch_size=3)
@@ -134,7 +134,9 @@ def test_no_memory_budget_changes_a_product(name, share):
     assert_close(part[last] @ block[rows], expected, **EXACT)
     kept = operator.products.recordings
     assert kept.bytes <= memory
-    assert (kept.num_chunks, len(kept.kept)) == (3, {0: 0, 0.6: 1, 1: 3}[share])
+    # Nothing, a part, everything is kept; chunks are smaller where memory is.
+    assert len(kept.kept) in {0: {0}, 0.8: set(range(1, 7)), 4: {3}}[share]
+    assert kept.num_chunks == (3 if share == 4 else 7)
 
 
 @pytest.mark.parametrize("name", ["tied", "scaled", "attention", "resnet", "causal"])

@@ -1,8 +1,10 @@
 """How large the tensors are that products make, by a recorder of all operations."""
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,6 +52,93 @@ def test_a_large_vocabulary_needs_no_more_than_its_logits():
         assert bool(product.isfinite().all())
         # The logits of two samples; the weights have as many entries as one position.
         assert recorder.largest <= max(2 * LENGTH * VOCABULARY, operator.shape[0])
+
+
+class Live(TorchDispatchMode):
+    """Remembers the most bytes of tensors that were alive together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(  # type: ignore[override]
+        self,
+        func: Callable[..., Any],
+        types: Iterable[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        found = func(*args, **dict(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        self.peak = max(self.peak, self.live)
+        return found
+
+    def _add(self, storage: Any) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.live += storage.nbytes()
+            weakref.finalize(storage, self._release, key)
+
+    def _release(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).mean(1))
+
+
+def network(name: str) -> tuple[nn.Module, Tensor]:
+    source = torch.Generator().manual_seed(0)
+    if name == "attention":
+        return Attention().eval(), torch.randn(300, 8, 16, generator=source)
+    if name == "mlp":
+        layers = [nn.Linear(30, 60), nn.Tanh(), nn.Linear(60, 60), nn.Tanh()]
+        return nn.Sequential(*layers, nn.Linear(60, 3)), torch.randn(
+            1500, 30, generator=source
+        )
+    layers = [
+        part
+        for width in (2, 8)
+        for part in (
+            nn.Conv2d(width, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
+    ]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 3)).eval()
+    return model, torch.randn(500, 2, 8, 8, generator=source)
+
+
+@pytest.mark.parametrize("kind", [es.Hessian, es.GaussNewton])
+@pytest.mark.parametrize("name", ["mlp", "convolutions", "attention"])
+def test_products_keep_to_their_budget(name, kind):
+    model, x = network(name)
+    problem = es.Problem(
+        model, (x, torch.arange(len(x)) % 3), loss=nn.CrossEntropyLoss()
+    )
+    roomy = kind(problem)
+    vector = torch.ones(roomy.shape[0])
+    expected = roomy @ vector
+    total = roomy.products.recordings.bytes
+    for share in (0.3, 0.7, 1):
+        operator = kind(problem, memory=int(share * total))
+        with Live() as recorder:
+            found = [operator @ vector for _ in range(2)][1]
+        assert len(operator.products.recordings.kept) > 0
+        # Vectors, products and sums of parts come beside what is recorded.
+        beside = 8 * vector.nbytes
+        assert recorder.peak <= 1.1 * share * total + beside
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_what_is_kept_is_counted():

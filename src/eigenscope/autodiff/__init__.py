@@ -1,9 +1,6 @@
 """The only caller of autograd: blocks of first and second-order products."""
 
-from eigenscope.autodiff.convolution import (
-    convolution_weight_gradient,
-    quick_convolutions,
-)
+from eigenscope.autodiff.convolution import convolution_weight_gradient
 from eigenscope.autodiff.first_order import (
     cotangents,
     gradient_of,
@@ -12,6 +9,10 @@ from eigenscope.autodiff.first_order import (
     per_sample_outputs,
     pull_back,
     vector_jacobian_product,
+)
+from eigenscope.autodiff.forward import (
+    directional_gradient,
+    outputs_at,
 )
 from eigenscope.autodiff.recording import (
     SavedBytes,
@@ -25,16 +26,22 @@ from eigenscope.autodiff.recording import (
     writable_empty,
 )
 from eigenscope.autodiff.second_order import (
+    edge_of,
     gradient_graph,
     graph_products,
     second_derivative,
 )
+from eigenscope.autodiff.shortcuts import ShortcutMode, Shortcuts
 
 __all__ = [
     "SavedBytes",
+    "ShortcutMode",
+    "Shortcuts",
     "convolution_weight_gradient",
     "cotangents",
     "differentiable_copy",
+    "directional_gradient",
+    "edge_of",
     "exactly_requiring_grad",
     "gradient_graph",
     "gradient_of",
@@ -42,9 +49,9 @@ __all__ = [
     "is_connected",
     "jacobian_rows",
     "large_empty",
+    "outputs_at",
     "per_sample_outputs",
     "pull_back",
-    "quick_convolutions",
     "recordable",
     "recordable_batch",
     "recording",

@@ -4,99 +4,52 @@ Autograd takes the derivative of a convolution's gradient by the weight as a
 convolution with kernels as large as the image: the same sum as a weight gradient.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, final
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from typing_extensions import override
 
 Options = tuple[list[int], list[int], list[int], int]
-
-_DIMENSIONS: Final[Mapping[Any, int]] = {
-    torch.conv1d: 1,
-    torch.conv2d: 2,
-    torch.conv3d: 3,
-}
+Found = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-@contextmanager
-def quick_convolutions(*, wanted: bool) -> Generator["QuickConvolutions"]:
-    """Record convolutions so that their second derivatives are quick, if wanted."""
-    mode = QuickConvolutions()
-    if wanted:
-        with mode:
-            yield mode
-    else:
-        yield mode
-
-
-@final
-class QuickConvolutions(TorchFunctionMode):
-    """The mode in which convolutions of torch are recorded by our own function.
-
-    Attributes:
-        count: How many were.
-    """
-
-    count = 0
-
-    @override
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[Any],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        keywords = dict(kwargs or {})
-        if func in _DIMENSIONS:
-            found = _quick(_DIMENSIONS[func], *args, **keywords)
-            if found is not None:
-                self.count += 1
-                return found
-        return func(*args, **keywords)
-
-
-def _quick(
-    dimension: int,
+def convolution(
     input: Tensor,  # noqa: A002 - torch's names
     weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor | None:
-    """Return the convolution, None where torch's own has to serve."""
-    if isinstance(padding, str) or input.ndim != dimension + 2:
-        return None
-    options = (
-        _expanded(stride, dimension),
-        _expanded(padding, dimension),
-        _expanded(dilation, dimension),
-        groups,
-    )
-    result: Tensor = _Convolution.apply(input, weight, options)  # type: ignore[assignment]
-    if bias is None:
-        return result
-    return result + bias.view(-1, *[1] * dimension)
+    bias: Tensor | None,
+    options: Options,
+) -> Tensor:
+    """Return a convolution that can be differentiated twice at the price of two.
+
+    Args:
+        input: (sample, channel, *place).
+        weight: (channel out, channel in per group, *offset).
+        bias: (channel out), or None.
+        options: Stride, padding, dilation and groups.
+
+    Returns:
+        (sample, channel out, *place).
+    """
+    # Views are nodes of the graph, which tell whether a pass needs their gradient.
+    own = weight.view_as(weight)
+    shift = None if bias is None else bias.view_as(bias)
+    result: Any = _Convolution.apply(input, own, shift, options)
+    return result
 
 
-def _expanded(value: Any, dimension: int) -> list[int]:
-    several = [value] if isinstance(value, int) else list(value)
-    return several * dimension if len(several) == 1 else several
-
-
-def _forward(input: Tensor, weight: Tensor, options: Options) -> Tensor:  # noqa: A002
+def _forward(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None,
+    options: Options,
+) -> Tensor:
     stride, padding, dilation, groups = options
     zeros = [0] * len(stride)
     return torch.ops.aten.convolution(
         input,
         weight,
-        None,
+        bias,
         stride,
         padding,
         dilation,
@@ -112,24 +65,39 @@ def _gradients(
     weight: Tensor,
     options: Options,
     mask: list[bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the derivatives by input and weight that are asked for."""
+) -> Found:
+    """Return the derivatives by input, weight and bias that are asked for."""
     stride, padding, dilation, groups = options
     zeros = [0] * len(stride)
-    found = torch.ops.aten.convolution_backward(
+    return torch.ops.aten.convolution_backward(
         cotangent,
         input,
         weight,
-        None,
+        [weight.shape[0]],
         stride,
         padding,
         dilation,
         transposed=False,
         output_padding=zeros,
         groups=groups,
-        output_mask=[*mask, False],
+        output_mask=mask,
     )
-    return found[0], found[1]
+
+
+def _needed(ctx: Any, count: int) -> list[bool]:
+    """Return which of the first inputs the present pass through the graph needs.
+
+    `needs_input_grad` tells what any pass may need.
+    """
+    is_executed: Any = torch._C._will_engine_execute_node  # type: ignore[attr-defined]  # noqa: SLF001
+    found: list[bool] = []
+    for wanted, (node, _) in zip(
+        ctx.needs_input_grad, ctx.next_functions, strict=False
+    ):
+        if wanted and node is not None and not hasattr(node, "variable"):
+            wanted = is_executed(node)  # noqa: PLW2901
+        found.append(wanted)
+    return [*found, *[False] * count][:count]  # a bias that is None has no node
 
 
 def convolution_weight_gradient(
@@ -157,7 +125,7 @@ def convolution_weight_gradient(
         A new tensor of the weight's shape.
     """
     options = list(stride), list(padding), list(dilation), groups
-    _, found = _gradients(cotangent, input, weight, options, [False, True])
+    _, found, _ = _gradients(cotangent, input, weight, options, [False, True, False])
     assert found is not None
     return found
 
@@ -165,15 +133,15 @@ def convolution_weight_gradient(
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        input, weight, options = args  # noqa: A001
+        input, weight, bias, options = args  # noqa: A001
         ctx.save_for_backward(input, weight)
         ctx.options = options
-        return _forward(input, weight, options)
+        return _forward(input, weight, bias, options)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         input, weight = ctx.saved_tensors  # noqa: A001
-        mask = list(ctx.needs_input_grad[:2])
+        mask = _needed(ctx, 3)
         found: Any = _ConvolutionBackward.apply(
             grads[0], input, weight, ctx.options, mask
         )
@@ -192,24 +160,36 @@ class _ConvolutionBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         cotangent, input, weight = ctx.saved_tensors  # noqa: A001
-        by_input, by_weight = grads
-        wanted = ctx.needs_input_grad
+        by_input, by_weight, _ = grads
+        needed = _needed(ctx, 3)
         outer: Tensor | None = None
         to_input: Tensor | None = None
         to_weight: Tensor | None = None
-        if by_input is not None:
-            if wanted[0]:
-                outer = _forward(by_input, weight, ctx.options)
-            if wanted[2]:
-                _, to_weight = _gradients(
-                    cotangent, by_input, weight, ctx.options, [False, True]
-                )
-        if by_weight is not None:
-            if wanted[0]:
-                other = _forward(input, by_weight, ctx.options)
-                outer = other if outer is None else outer.add_(other)
-            if wanted[1]:
-                to_input, _ = _gradients(
-                    cotangent, input, by_weight, ctx.options, [True, False]
-                )
+        if needed[0]:
+            outer = _tangent(ctx.saved_tensors, grads, ctx.options)
+        if needed[1] and by_weight is not None:
+            to_input, _, _ = _gradients(
+                cotangent, input, by_weight, ctx.options, [True, False, False]
+            )
+        if needed[2] and by_input is not None:
+            _, to_weight, _ = _gradients(
+                cotangent, by_input, weight, ctx.options, [False, True, False]
+            )
         return outer, to_input, to_weight, None, None
+
+
+def _tangent(
+    saved: tuple[Tensor, Tensor, Tensor], tangents: Found, options: Options
+) -> Tensor | None:
+    """Return the convolution's derivative along tangents of all that enters it."""
+    cotangent, input, weight = saved  # noqa: A001
+    by_input, by_weight, by_bias = tangents
+    found: Tensor | None = None
+    if by_weight is not None:
+        found = _forward(input, by_weight, by_bias, options)
+    elif by_bias is not None:
+        found = by_bias.reshape(-1, *[1] * len(options[0])).expand_as(cotangent)
+    if by_input is not None:
+        other = _forward(by_input, weight, None, options)
+        found = other if found is None else other.add_(found)
+    return found

@@ -21,20 +21,40 @@ def recording() -> Generator[None]:
 
 
 @contextmanager
-def twice_differentiable(model: nn.Module) -> Generator[None]:
+def twice_differentiable(
+    model: nn.Module, *, forward_mode: bool = False
+) -> Generator[None]:
     """Run attention and recurrent cells by kernels that can be differentiated twice.
 
     Recomputations of checkpointed blocks belong inside, too.
+
+    Args:
+        model: The network.
+        forward_mode: Whether one of the two derivatives is taken in forward mode.
     """
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        is_recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-        if is_recurrent and any(p.is_cuda for p in model.parameters()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if any(isinstance(m, nn.RNNBase) for m in model.modules()):
+            if any(p.is_cuda for p in model.parameters()):
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            if forward_mode:  # which oneDNN's recurrent cells do not have
+                stack.enter_context(_without_onednn())
         yield
+
+
+@contextmanager
+def _without_onednn() -> Generator[None]:
+    """Run without oneDNN; its own context also sets what only Intel's GPUs know."""
+    library: Any = torch.backends.mkldnn
+    before = library.enabled
+    library.enabled = False
+    try:
+        yield
+    finally:
+        library.enabled = before
 
 
 @contextmanager
@@ -126,11 +146,12 @@ class SavedBytes:
 
     Attributes:
         total: Bytes of distinct memory, without that of the tensors that are excluded.
+        largest: Those of the largest single piece.
     """
 
     def __init__(self, excluded: Sequence[Tensor]) -> None:
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in excluded}
-        self.total = 0
+        self.total = self.largest = 0
 
     @contextmanager
     def counting(self) -> Generator[None]:
@@ -143,4 +164,5 @@ class SavedBytes:
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
+            self.largest = max(self.largest, storage.nbytes())
         return tensor

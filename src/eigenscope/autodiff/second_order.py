@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from eigenscope.autodiff.first_order import gradient_of
 from eigenscope.autodiff.recording import differentiable_copy, recording
@@ -70,8 +71,20 @@ def gradient_graph(
     )
 
 
+def edge_of(tensor: Tensor) -> GradientEdge | None:
+    """Return a recorded tensor's place in its graph, which keeps no value of it.
+
+    Args:
+        tensor: A recorded tensor.
+
+    Returns:
+        The place; None if nothing was recorded of it.
+    """
+    return get_gradient_edge(tensor) if tensor.requires_grad else None
+
+
 def graph_products(
-    outputs: Sequence[Tensor],
+    outputs: Sequence[Tensor | GradientEdge | None],
     leaves: Sequence[Tensor],
     vectors: Sequence[Tensor],
     *,
@@ -80,7 +93,8 @@ def graph_products(
     """Return Σ_o v_oᵀ ∂output_o/∂leaf through a graph that is kept.
 
     Args:
-        outputs: Recorded tensors; those that nothing was recorded of are constant.
+        outputs: Recorded tensors or their places; what nothing was recorded of is
+            constant.
         leaves: What they are differentiated by.
         vectors: A cotangent for each output.
         together: Number of vectors on the first axis of each cotangent, which go
@@ -92,11 +106,12 @@ def graph_products(
     Raises:
         RuntimeError: If several vectors meet a function without a batching rule.
     """
-    pairs = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
+    edges = [edge_of(o) if isinstance(o, Tensor) else o for o in outputs]
+    pairs = [(e, v) for e, v in zip(edges, vectors, strict=True) if e is not None]
     found: Sequence[Tensor | None] = [None] * len(leaves)
     if pairs:
         found = torch.autograd.grad(
-            [output for output, _ in pairs],
+            [edge for edge, _ in pairs],
             list(leaves),
             grad_outputs=[vector for _, vector in pairs],
             retain_graph=True,

@@ -242,7 +242,7 @@ def _by_lanczos(
             vectors=found.vectors.T.to(products.operator.dtype),
             residuals=residuals,
             converged=residuals <= cast("float", made["tolerance"]) * found.norm,
-            provenance=made | how | code(),
+            provenance=made | products.remarks() | how | code(),
         )
 
     try:

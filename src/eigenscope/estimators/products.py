@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eigenscope._types import JsonValue
 from eigenscope.estimators.matrices import Operand, require_square
-from eigenscope.operators import Dense, LinearOperator
+from eigenscope.operators import Dense, LinearOperator, SymmetricOperator
 
 
 @final
@@ -42,6 +43,15 @@ class Products:
     def epsilon(self) -> float:
         """Unit roundoff of the operator's own dtype."""
         return torch.finfo(self.operator.dtype).eps
+
+    def remarks(self) -> dict[str, JsonValue]:
+        """What results should say of the operator.
+
+        Returns:
+            What it says of itself after the products that were taken.
+        """
+        own = self.operator
+        return own.remarks() if isinstance(own, SymmetricOperator) else {}
 
     def __call__(
         self, rows: Float[Tensor, "vector dim"]

@@ -224,7 +224,8 @@ class Sampling:
         # A single probe says nothing about its own spread: no error to state but all.
         error = noise + resolution + draft.noise_floor
         bounded = error if np.isfinite(error) else float(np.ptp(values))
-        made: dict[str, JsonValue] = self._provenance | {
+        made: dict[str, JsonValue] = self._provenance | self._products.remarks()
+        made |= {
             "num_probes": quadrature.num_probes,
             "num_steps": self._num_steps or self._sampler.num_steps,
             "num_outer": len(self._outer.values),

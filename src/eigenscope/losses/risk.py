@@ -52,7 +52,6 @@ class Risk:
         loss: Numerators and denominators.
         denominator: What sums of numerators are divided by; 1 for a sum.
         value: L(θ).
-        largest_batch: Samples of the largest batch that the data gave.
         examples: One sample and its raw outputs for every shape of these.
     """
 
@@ -60,7 +59,6 @@ class Risk:
         require_no_batch_statistics(problem.model, what="a risk over a data set needs")
         self.problem = problem
         self.loss = _interpreted(problem.whole())
-        self.largest_batch = 0
         self.examples: list[tuple[Batch, Tensor]] = []
         with problem.ranks.together():
             total, count = self._own_sums()
@@ -82,7 +80,6 @@ class Risk:
         for index, (batch, raw) in enumerate(_outputs(self.problem)):
             with torch.no_grad():
                 own = _checked_sums(self.loss, batch, raw, index)
-            self.largest_batch = max(self.largest_batch, batch.size)
             if index == 0:
                 _require_unmixed(self.problem, batch, raw)
                 _require_twice_differentiable(self.loss, batch, raw)
@@ -99,7 +96,6 @@ class Risk:
             return total, count
         starts = ranks.gather([batch.start for batch, _ in self.examples])
         self.examples = _examples(self.problem, [s for own in starts for s in own])
-        self.largest_batch = max(ranks.gather(self.largest_batch))
         sums = ranks.gather((total, count))
         return sum(own for own, _ in sums), sum(own for _, own in sums)
 

@@ -2,13 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from eigenscope.autodiff import gradient_graph, graph_products
+from eigenscope.autodiff import (
+    directional_gradient,
+    edge_of,
+    gradient_graph,
+    graph_products,
+    outputs_at,
+)
 from eigenscope.jacobian.coverage import require_visible_parameters
 from eigenscope.losses import OutputMatrix, Risk
 from eigenscope.problem import Batch
@@ -52,7 +59,7 @@ class HessianChunk(RecordedChunk):
         require_visible_parameters(raw)
         value = risk.numerator(raw, batch.targets)
         found = gradient_graph(value, list(leaves.values()))
-        self._gradients = dict(zip(leaves, found, strict=True))
+        self._gradients = {n: edge_of(g) for n, g in zip(leaves, found, strict=True)}
 
     @override
     def product(
@@ -64,6 +71,28 @@ class HessianChunk(RecordedChunk):
             vector,
             together=together,
         )
+
+
+@final
+class ForwardChunk(RecordedChunk):
+    """∇²L v = d/dt ∇L(θ + t v), which keeps the samples alone."""
+
+    def __init__(self, risk: Risk, batch: Batch, leaves: Mapping[str, Tensor]) -> None:
+        self._leaves = dict(leaves)
+        self._value = partial(_value, risk, batch)
+
+    @override
+    def product(
+        self, names: Sequence[str], vector: Parts, *, together: int | None = None
+    ) -> Parts:
+        point = {name: self._leaves[name] for name in names}
+        return directional_gradient(self._value, point, vector, together=together)
+
+
+def _value(risk: Risk, batch: Batch, params: Mapping[str, Tensor]) -> Tensor:
+    """Return a chunk's part of L(θ) at other values of some parameters."""
+    raw = outputs_at(risk.problem, params, batch.inputs)
+    return risk.numerator(raw, batch.targets)
 
 
 @final
@@ -90,7 +119,7 @@ class OutputChunk(RecordedChunk):
         found: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in leaves.values()]
         if self._outputs.requires_grad:
             found = gradient_graph(self._outputs, list(leaves.values()), self._seed)
-        self._pulled = dict(zip(leaves, found, strict=True))
+        self._pulled = {n: edge_of(g) for n, g in zip(leaves, found, strict=True)}
 
     @override
     def product(

@@ -1,35 +1,34 @@
 """Products of curvature matrices: chunks of samples, recorded once where they fit."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from math import prod
 from typing import Final, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigenscope.autodiff import (
-    SavedBytes,
-    exactly_requiring_grad,
-    quick_convolutions,
-    recordable,
-    recordable_batch,
-    recording,
-    twice_differentiable,
-)
+from eigenscope._types import JsonValue
+from eigenscope.autodiff import SavedBytes, recordable, recordable_batch
 from eigenscope.budget import resolve
 from eigenscope.jacobian.pieces import pieces
 from eigenscope.losses import Risk
+from eigenscope.operators.curvature_engines import (
+    Engine,
+    EngineChoice,
+    Proof,
+    Way,
+    recording_of,
+)
 from eigenscope.operators.curvature_graphs import RecordedChunk, Recorder
-from eigenscope.problem import Batch, ParameterLayout, left_as_found
+from eigenscope.problem import Batch, ParameterLayout
 from eigenscope.progress import progress
 
-_MAX_CHUNK: Final = 128
-_PROOF_SAMPLES: Final = 2
-_OUTPUT_BYTES: Final = 16 * 2**20
+_MAX_CHUNK: Final = 1024
+_LARGEST_BYTES: Final = 10 * 2**20  # of one tensor; larger ones leave the caches
 _BATCHED_BYTES: Final = 2 * 2**20
+_PASSING: Final = 4  # recordings that one more recording and a pass through it take
 
 
 @final
@@ -41,11 +40,11 @@ class Recordings:
         kept: Recordings of the first chunks, for all parameters.
         bytes: What they take.
         num_chunks: Chunks of the data set; 0 before the first pass.
-        budget: What they may take; None before the first pass.
+        budget: What they may take with a pass through them; None before the first.
         largest: What the largest one recorded for all parameters took.
         is_batchable: Whether several vectors may go through a graph in one pass.
-        quick: Whether convolutions are recorded so that their second derivatives are
-            quick, which is proven on the first samples; None before the first pass.
+        way: How chunks are recorded, proven on the first samples; None before the
+            first pass.
     """
 
     kept: list[RecordedChunk]
@@ -54,7 +53,7 @@ class Recordings:
     budget: int | None
     largest: int = 0
     is_batchable: bool = True
-    quick: bool | None = None
+    way: Way | None = None
 
 
 @final
@@ -68,8 +67,10 @@ class CurvatureProducts:
 
     Args:
         risk: The risk, with its problem.
-        record: From a chunk and leaves to its recording.
-        memory: Budget for what is kept; half of what is available if None.
+        recorders: From a chunk and leaves to its recording, for every engine.
+        memory: Budget for what is kept and one pass through it; half of what is
+            available if None.
+        engine: The engine, or "auto".
         names: Parameters of a diagonal block; all if None.
         recordings: What others of the same risk keep.
 
@@ -80,15 +81,17 @@ class CurvatureProducts:
     def __init__(
         self,
         risk: Risk,
-        record: Recorder,
+        recorders: Mapping[Engine, Recorder],
         *,
         memory: str | int | None,
+        engine: EngineChoice = "auto",
         names: Sequence[str] | None = None,
         recordings: Recordings | None = None,
     ) -> None:
         self._risk = risk
         self._problem = risk.problem
-        self._record = record
+        self._recorders = recorders
+        self._engine: EngineChoice = engine
         self._memory = memory
         self._names = list(risk.problem.params if names is None else names)
         params = risk.problem.params
@@ -108,8 +111,9 @@ class CurvatureProducts:
         """
         return CurvatureProducts(
             self._risk,
-            self._record,
+            self._recorders,
             memory=self._memory,
+            engine=self._engine,
             names=names,
             recordings=self.recordings,
         )
@@ -125,8 +129,9 @@ class CurvatureProducts:
         """
         return CurvatureProducts(
             self._risk.with_batch_size(batch_size),
-            self._record,
+            self._recorders,
             memory=self._memory,
+            engine=self._engine,
             names=self._names,
         )
 
@@ -145,40 +150,38 @@ class CurvatureProducts:
         result = torch.zeros_like(rows)
         with self._problem.ranks.sum_over_ranks(result, same=rows):
             self._risk.require_same_model()
-            if self.recordings.quick is None:
-                self.recordings.quick = self._are_quick_convolutions_right()
-            with self._recording():
-                self._add_all(rows, result)
+            way = self.way()
+            with self._recording(way):
+                self._add_all(way, rows, result)
         return result.T
 
-    def _add_all(self, rows: Tensor, result: Tensor) -> None:
+    def _add_all(self, way: Way, rows: Tensor, result: Tensor) -> None:
         """Add the products of this rank's chunks."""
-        for chunk in self._chunks():
+        for chunk in self._chunks(way):
             size = self._vectors_together()
             for first in range(0, len(rows), size):
                 some = slice(first, first + size)
                 self._add_products(chunk, rows[some], result[some])
 
-    def _are_quick_convolutions_right(self) -> bool:
-        """Compare products for the first samples with and without them."""
-        batch = self._problem.batches.first(_PROOF_SAMPLES)
-        source = torch.Generator().manual_seed(13)
-        drawn = torch.randn(self._layout.size, generator=source)
-        found: list[Tensor] = []
-        for quick in (False, True):
-            with self._recording(), quick_convolutions(wanted=quick) as mode:
-                vector = self._layout.split(drawn.to(self._leaves()[0]))
-                chunk = self._recorded(batch, self._names)
-                product = chunk.product(self._names, vector)
-                found.append(torch.cat([part.flatten() for part in product]))
-            if quick and not mode.count:
-                return False
-        gap = torch.linalg.vector_norm(found[1] - found[0])
-        tolerance = torch.finfo(gap.dtype).eps ** 0.5
-        return bool(gap <= tolerance * torch.linalg.vector_norm(found[0]))
+    def way(self) -> Way:
+        """Return how chunks are recorded; the first call proves it.
 
-    def _leaves(self) -> list[Tensor]:
-        return [self._problem.params[name] for name in self._names]
+        Raises:
+            ValueError: If an engine was asked for that is not right for the model.
+        """
+        own = self.recordings
+        if own.way is None:
+            names = list(self._problem.params)
+            own.way = Proof(self._risk, self._recorders, names).choose(self._engine)
+            own.budget = resolve(self._memory)
+        return own.way
+
+    def remarks(self) -> dict[str, JsonValue]:
+        """Return what results should say of how products were computed."""
+        way = self.recordings.way
+        if way is None:
+            return {}
+        return {"engine": way.engine, "shortcuts": list(way.shortcuts.names)}
 
     def _add_products(self, chunk: RecordedChunk, rows: Tensor, result: Tensor) -> None:
         """Add a chunk's products with the rows: in one batched pass, or one by one."""
@@ -205,13 +208,13 @@ class CurvatureProducts:
             return 1
         return max(1, _BATCHED_BYTES // own.largest)
 
-    def _chunks(self) -> Iterator[RecordedChunk]:
+    def _chunks(self, way: Way) -> Iterator[RecordedChunk]:
         """Yield every chunk's recording."""
         own = self.recordings
         if own.num_chunks and len(own.kept) == own.num_chunks:
             yield from own.kept
             return
-        size = self._chunk_size()
+        size = self._chunk_size(way)
         total = -(-len(self._problem.batches.samples) // size)
         count = 0
         for batch in progress(
@@ -220,51 +223,52 @@ class CurvatureProducts:
             if count < len(own.kept):
                 yield own.kept[count]
             elif own.num_chunks or len(own.kept) < count:
-                yield self._recorded(batch, self._names)
+                yield self._recorded(way, batch, self._names)
             else:
-                yield self._first(batch)
+                yield self._first(way, batch)
             count += 1
         own.num_chunks = count
 
-    def _first(self, batch: Batch) -> RecordedChunk:
+    def _first(self, way: Way, batch: Batch) -> RecordedChunk:
         """Record a chunk for all parameters and keep it if it fits."""
         params = list(self._problem.params.values())
         saved = SavedBytes(params)
-        with saved.counting():
-            chunk = self._recorded(batch.owned(), list(self._problem.params))
+        # What `torch.func` computes saves nothing beyond its own calls.
+        with saved.counting() if way.engine == "reverse" else nullcontext():
+            chunk = self._recorded(way, batch.owned(), list(self._problem.params))
         own = self.recordings
-        if own.budget is None:
-            own.budget = resolve(self._memory)
-        if own.bytes + saved.total <= own.budget:
+        taken = saved.total
+        own.largest = max(own.largest, taken)
+        if own.bytes + taken + _PASSING * own.largest <= (own.budget or 0):
             own.kept.append(chunk)
-            own.bytes += saved.total
-        own.largest = max(own.largest, saved.total)
+            own.bytes += taken
         return chunk
 
-    def _recorded(self, batch: Batch, names: Sequence[str]) -> RecordedChunk:
+    def _recorded(self, way: Way, batch: Batch, names: Sequence[str]) -> RecordedChunk:
         leaves: Mapping[str, Tensor] = {n: self._problem.params[n] for n in names}
-        return self._record(recordable_batch(batch), leaves)
+        return self._recorders[way.engine](recordable_batch(batch), leaves)
 
-    def _chunk_size(self) -> int:
+    def _chunk_size(self, way: Way) -> int:
+        """Return how many samples are recorded together, as even as possible.
+
+        Large chunks save overhead; tensors that are too large leave the caches, and
+        recordings must leave room for a pass through them.
+        """
+        most = self._problem.batches.batch_size
+        if most is None:
+            most = min(_MAX_CHUNK, _LARGEST_BYTES // max(1, way.largest_bytes))
+        room = (self.recordings.budget or 0) // (1 + _PASSING)
+        most = max(1, min(most, room // max(1, way.sample_bytes)))
         if self._problem.batches.batch_size is not None:
-            return self._problem.batches.batch_size
-        sample_bytes = prod(self._problem.raw_shape) * self._problem.dtype.itemsize
-        most = min(_MAX_CHUNK, self._risk.largest_batch)
-        return max(1, min(most, _OUTPUT_BYTES // max(1, sample_bytes)))
+            return most
+        num_samples = max(1, len(self._problem.batches.samples))
+        return -(-num_samples // -(-num_samples // most))
 
     @contextmanager
-    def _recording(self) -> Generator[None]:
+    def _recording(self, way: Way) -> Generator[None]:
         """Record what the parameters need; leave the model as it was found."""
-        own, model = self.recordings, self._problem.model
+        own = self.recordings
         # Where nothing is kept, the graph starts at the first of our own parameters.
         names = self._names if own.num_chunks and not own.kept else self._problem.params
-        leaves = [self._problem.params[name] for name in names]
-        chosen = {id(leaf) for leaf in leaves}
-        others = [p for p in model.parameters() if id(p) not in chosen]
-        with ExitStack() as stack:
-            stack.enter_context(left_as_found(model))
-            stack.enter_context(exactly_requiring_grad(leaves, others))
-            stack.enter_context(recording())
-            stack.enter_context(twice_differentiable(model))
-            stack.enter_context(quick_convolutions(wanted=bool(own.quick)))
+        with recording_of(self._risk, list(names), way.engine, way.shortcuts):
             yield

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from eigenscope._types import JsonValue
 from eigenscope.losses import Risk
 from eigenscope.operators.base import SymmetricOperator
 from eigenscope.operators.curvature import (
@@ -15,8 +16,13 @@ from eigenscope.operators.curvature import (
     require_parameters,
     restriction,
 )
+from eigenscope.operators.curvature_engines import Engine
 from eigenscope.operators.curvature_factor import OutputFactor
-from eigenscope.operators.curvature_graphs import MatrixRule, OutputChunk
+from eigenscope.operators.curvature_graphs import (
+    MatrixRule,
+    OutputChunk,
+    Recorder,
+)
 from eigenscope.operators.curvature_products import CurvatureProducts
 from eigenscope.problem import ParameterLayout, Problem
 
@@ -37,8 +43,10 @@ class OutputCurvature(CurvatureOperator):
         self.risk = risk
         self.layout = ParameterLayout(risk.problem.params)
         self.factor = OutputFactor(risk, rule, memory=memory)
-        record = partial(OutputChunk, risk, rule)
-        self.products = CurvatureProducts(risk, record, memory=memory)
+        recorders: dict[Engine, Recorder] = {
+            "reverse": partial(OutputChunk, risk, rule)
+        }
+        self.products = CurvatureProducts(risk, recorders, memory=memory)
 
     @final
     @override
@@ -46,6 +54,11 @@ class OutputCurvature(CurvatureOperator):
         other = restriction(self, params)
         other.factor = self.factor.restricted(other.problem)
         return other
+
+    @final
+    @override
+    def remarks(self) -> dict[str, JsonValue]:
+        return self.products.remarks()
 
     @final
     @override

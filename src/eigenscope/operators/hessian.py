@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from eigenscope._types import JsonValue
+from eigenscope._types import JsonValue, require_choice
 from eigenscope.losses import Risk
 from eigenscope.operators.base import SymmetricOperator
 from eigenscope.operators.curvature import (
@@ -17,7 +17,12 @@ from eigenscope.operators.curvature import (
     require_parameters,
     restriction,
 )
-from eigenscope.operators.curvature_graphs import HessianChunk
+from eigenscope.operators.curvature_engines import Engine, EngineChoice
+from eigenscope.operators.curvature_graphs import (
+    ForwardChunk,
+    HessianChunk,
+    Recorder,
+)
 from eigenscope.operators.curvature_products import CurvatureProducts
 from eigenscope.operators.gauss_newton import GaussNewton, OutputCurvature
 from eigenscope.problem import ParameterLayout, Problem
@@ -75,11 +80,15 @@ class Hessian(CurvatureOperator):
 
     Args:
         problem: The network, its data with targets, and the loss.
-        memory: Budget such as "4GiB" for recordings that are kept between products;
-            None for half of what is available.
+        engine: How products are computed: "reverse" mode through kept graphs, "forward"
+            over reverse, which keeps nothing, or "auto", which is "reverse" (see *How
+            products are computed* in the documentation).
+        memory: Budget such as "4GiB" for recordings that are kept between products
+            and a pass through them; None for half of what is available.
 
     Raises:
-        ValueError: If the problem has no parameters, or no risk (see its message).
+        ValueError: If the problem has no parameters, or no risk (see its message);
+            with the first product, if `engine` is not right for the model.
 
     Cost:
         A forward pass over the data when it is made; about two gradients per product,
@@ -96,13 +105,25 @@ class Hessian(CurvatureOperator):
         ([[2.0, 2.0], [2.0, 4.0]], [4.0, 6.0])
     """
 
-    def __init__(self, problem: Problem, *, memory: str | int | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        engine: EngineChoice = "auto",
+        memory: str | int | None = None,
+    ) -> None:
+        require_choice("engine", engine, EngineChoice)
         require_parameters(problem)
         self.problem = problem
         self.risk = Risk(problem)
         self.layout = ParameterLayout(problem.params)
-        record = partial(HessianChunk, self.risk)
-        self.products = CurvatureProducts(self.risk, record, memory=memory)
+        recorders: dict[Engine, Recorder] = {
+            "reverse": partial(HessianChunk, self.risk),
+            "forward": partial(ForwardChunk, self.risk),
+        }
+        self.products = CurvatureProducts(
+            self.risk, recorders, memory=memory, engine=engine
+        )
         gauss_newton = GaussNewton.of(self.risk, memory)
         self.comparison = Comparison(self.products, gauss_newton)
         self.factor = gauss_newton.factor
@@ -139,9 +160,10 @@ class Hessian(CurvatureOperator):
 
     @override
     def remarks(self) -> dict[str, JsonValue]:
-        if not self.comparison.is_known_equal:
-            return {}
-        return {"recognized": "Gauss-Newton block"}
+        found = self.products.remarks()
+        if self.comparison.is_known_equal:
+            found["recognized"] = "Gauss-Newton block"
+        return found
 
     @property
     @override
