@@ -1,14 +1,18 @@
 """Tangent kernels against torch.func and other libraries, and how their cost grows.
 
-    python benchmarks/ntk.py [--quick] [--output FILE]
+    python benchmarks/ntk.py [--quick] [--part speed|growth|large] [--only MODEL]
+        [--jax-python PYTHON] [--output FILE]
 
-Every ratio is of medians of interleaved repetitions in one run. nngeometry and TorchJD
-take part where they are installed; what one cannot do, or does wrongly, is said.
+Every ratio is of medians in one run. nngeometry and TorchJD take part where they are
+installed, neural-tangents where the Python of its environment is given (ntk_jax.py);
+what one cannot do, or does wrongly, is said.
 """
 
 import argparse
 import copy
+import json
 import platform
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +30,7 @@ from eigenscope.budget import format_bytes
 
 Kernel = Callable[[nn.Module, Tensor], Tensor]
 OURS = "**eigenscope**"
+_MOST_BYTES = 8 * 2**30
 SIZES = {
     "LeNet": (128, 512),
     "ResNet-20": (64,),
@@ -103,13 +108,50 @@ def working(model: nn.Module, x: Tensor) -> tuple[dict[str, Kernel], dict[str, s
     return good, bad
 
 
-def speed(report: Report, name: str, n: int, repetitions: int) -> None:
+def neural_tangents(
+    python: Path | None, name: str, n: int, repetitions: int
+) -> dict[str, float | str]:
+    """Return the seconds of each of its implementations, or what it raises."""
+    if python is None:
+        return {}
+    script = Path(__file__).with_name("ntk_jax.py")
+    command = [str(python), str(script), name, str(n), str(repetitions)]
+    found: dict[str, float | str] = {}
+    for way in ("STRUCTURED_DERIVATIVES", "JACOBIAN_CONTRACTION"):
+        label = "neural-tangents, " + way.split("_")[0].lower()
+        try:
+            text = subprocess.check_output([*command, way], timeout=90, text=True)
+            found[label] = json.loads(text.splitlines()[-1])[way]
+        except subprocess.TimeoutExpired:
+            found[label] = "more than 90 s, most of it compilation"
+        except subprocess.CalledProcessError as error:
+            found[label] = f"ended with {error.returncode}: out of memory"
+    return found
+
+
+def speed(
+    report: Report, name: str, n: int, repetitions: int, jax_python: Path | None
+) -> None:
     model, shape = cases()[name]
     model = model.eval()
     x = torch.randn(n, *shape, generator=torch.Generator().manual_seed(1))
     good, bad = working(model, x)
-    found = medians({k: partial(way, model, x) for k, way in good.items()}, repetitions)
-    for way in ways():
+    P = sum(p.numel() for p in model.parameters())
+    rows = 40 * n * P
+    if rows > _MOST_BYTES:
+        bad |= dict.fromkeys(good, f"J would take {format_bytes(rows)}")
+        good = {OURS: good[OURS]}
+        bad.pop(OURS)
+    calls: dict[str, Callable[[], object]] = {
+        k: partial(way, model, x) for k, way in good.items()
+    }
+    found = medians(calls, repetitions)
+    for way, result in neural_tangents(jax_python, name, n, repetitions).items():
+        if isinstance(result, float):
+            found[way] = result
+        else:
+            bad[way] = result
+    for way in dict.fromkeys([*ways(), *found, *bad]):
         seconds = f"{found[way]:.3f}" if way in found else "–"
         ratio = f"{found[way] / found[OURS]:.1f}" if way in found else "–"
         report.row(name, str(n), way, seconds, ratio, bad.get(way, ""))
@@ -163,20 +205,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, one repeat")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--part", choices=("speed", "growth", "large"))
+    parser.add_argument("--only", choices=SIZES, help="speed of this model alone")
+    parser.add_argument("--jax-python", type=Path, help="Python with neural-tangents")
     options = parser.parse_args()
     report = Report()
     threads = torch.get_num_threads()
     report.add(f"torch {torch.__version__}, {threads} threads, {platform.machine()}")
-    report.add("\n### Full tangent kernel, k = 10\n")
-    report.table("model", "n", "way", "seconds", "times ours", "remark")
-    for name, sizes in SIZES.items():
-        for n in (16,) if options.quick else sizes:
-            speed(report, name, n, 1 if options.quick else options.repetitions)
-    if options.quick:
-        large(report, 200, 300)
-    else:
-        growth(report, options.repetitions)
-        large(report, 2000, 10_000)
+    repetitions = 1 if options.quick else options.repetitions
+    if options.part in {None, "speed"}:
+        report.add("\n### Full tangent kernel, k = 10\n")
+        report.table("model", "n", "way", "seconds", "times ours", "remark")
+        chosen = [options.only] if options.only else list(SIZES)
+        for name in chosen:
+            for n in (16,) if options.quick else SIZES[name]:
+                speed(report, name, n, repetitions, options.jax_python)
+    if options.part == "growth" or (options.part is None and not options.quick):
+        growth(report, repetitions)
+    if options.part in {None, "large"}:
+        large(report, *((200, 300) if options.quick else (2000, 10_000)))
     if options.output:
         options.output.write_text("\n".join(report.lines) + "\n")
 

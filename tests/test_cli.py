@@ -255,6 +255,15 @@ def test_compare_puts_runs_side_by_side(capsys):
 
 
 @pytest.mark.message
+def test_compare_says_which_runs_it_takes(capsys):
+    with Run.create(Path("kernels"), verb="ntk", arguments={}):
+        pass
+    message = failed(capsys, "compare", "kernels")
+    assert "kernels is one of `eigenscope ntk`" in message
+    assert "eigenscope report RUN" in message
+
+
+@pytest.mark.message
 def test_compare_explains_what_cannot_be_compared(capsys):
     as_json(capsys, *OWN, "--out", "one")
     as_json(capsys, *OWN, "--layout", "outputs", "--out", "two")

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from plot_cases import ROUNDING, axes, curve, fits_of, heavy, histogram_of, legend_of
@@ -13,6 +14,7 @@ import eigenscope as es
 from eigenscope.analysis import fit_power_law
 from eigenscope.plots import plot_density, plot_diagonal, plot_tail
 from eigenscope.plots.curvature import plot_log_density
+from eigenscope.plots.kernels import kernel_figure
 from eigenscope.spectra import Spectrum
 
 
@@ -211,3 +213,15 @@ def test_a_density_of_an_estimate_is_shaded_by_its_band():
         ax = Figure().subplots()
         plot_log_density(ax, {"λ": found}, bandwidth=0.05, colors=["C0"])
         assert len(ax.collections) == count
+
+
+def test_long_class_names_stay_inside_the_picture_of_a_kernel():
+    names = ["T-shirt/top", *"abcdefgh", "Ankle boot"]
+    targets = np.repeat(np.arange(10), 12)
+    options: dict[str, Any] = {"targets": targets, "class_names": names}
+    figure = kernel_figure(np.eye(120) + 0.1, title="Kernel", **options)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (ax, _) = figure.axes
+    labels = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert min(box.x0 for box in labels) >= 0

@@ -246,7 +246,7 @@ class FitOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
-    """Overlay the spectra of several runs and tabulate what they say."""
+    """Overlay Jacobian spectra of several runs and tabulate what they say."""
 
     runs: _Runs
     """Folders of runs."""

@@ -117,6 +117,7 @@ def kernel_figure(
         The figure, of one panel.
     """
     with new_figure(title, width=7.6, height=6.4) as figure:
+        figure.set_layout_engine("compressed")  # room for labels beside a square
         ax = figure.subplots()
         plot_kernel(ax, kernel, targets=targets, class_names=class_names)
     return figure

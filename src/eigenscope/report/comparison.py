@@ -121,14 +121,24 @@ def read_comparison(paths: Sequence[Path], *, output: str, layout: str) -> Compa
         spectra = load_jacobian_results(run).spectra
         chosen = [s for s in spectra if (s.output, s.layout) == (output, layout)]
         if not chosen:
-            none = f"no Jacobian spectrum (verb {run.manifest.verb})"
-            held = ", ".join(s.name for s in spectra) or none
+            _require_jacobian_run(run)
+            held = ", ".join(s.name for s in spectra) or "none yet"
             raise ValueError(
                 f"{run.path} must hold the spectrum {output}_{layout} to be compared; "
                 f"it holds {held}. Choose with --output and --layout."
             )
         results += chosen
     return Comparison(runs=runs, results=tuple(results), labels=tuple(found))
+
+
+def _require_jacobian_run(run: Run) -> None:
+    verb = run.manifest.verb
+    if verb != "jacobian":
+        raise ValueError(
+            "a comparison takes runs of `eigenscope jacobian`, whose spectra mean the "
+            f"same; {run.path} is one of `eigenscope {verb}`. Show runs of any kind "
+            "side by side with `eigenscope report RUN...`."
+        )
 
 
 def write_comparison(comparison: Comparison, out: Path, *, title: str) -> Path:
