@@ -154,8 +154,8 @@ def test_large_kernels_are_shown_by_some_samples(capsys, monkeypatch):
 
 @pytest.mark.message
 def test_what_is_wrong_is_said_before_a_folder_is_made(capsys):
-    error = failed(capsys, *OWN, "--kernel", "full", "--memory", "1kB")
-    assert "the spectrum of the 72 × 72 full kernel" in error
+    error = failed(capsys, *OWN, "--kernel", "full", "--memory", "100")
+    assert "must hold what the kernel needs of two samples" in error
     error = failed(capsys, *OWN, "--kernel", "trace", "trace")
     assert "none of them twice; got trace, trace" in error
     assert not Path("runs/ntk").exists()

@@ -12,9 +12,6 @@ from jaxtyping import Float, Int64
 from eigenscope._types import JsonValue, Layout, OutputName
 from eigenscope.analysis import PowerLaw
 from eigenscope.budget import parse_bytes, resolve, rows_within
-from eigenscope.estimators import spectrum
-from eigenscope.estimators.lapack import peak_bytes
-from eigenscope.estimators.matrices import require_budget
 from eigenscope.experiments.eigenvectors import (
     VectorSide,
     read_eigenpairs,
@@ -24,11 +21,12 @@ from eigenscope.experiments.eigenvectors import (
 from eigenscope.experiments.records import (
     budget_of,
     classes_of,
+    keep_spectrum,
     read_small,
     require_same_problem,
     write_small,
 )
-from eigenscope.experiments.tails import fit_tails, tail_numbers
+from eigenscope.experiments.tails import finite, fit_tails, tail_numbers
 from eigenscope.jacobian import EngineSettings
 from eigenscope.operators import InputJacobian, gram
 from eigenscope.problem import Problem
@@ -175,7 +173,9 @@ def run_jacobian_spectra(
     """Compute Jacobian, Gram matrices, eigenvalues and tail fits into a run.
 
     Every stage that is on disk already is left as it is, so a run that was killed goes
-    on where it stopped, with the engine, chunk and tile sizes of its manifest.
+    on where it stopped, with the engine, chunk and tile sizes of its manifest. Where a
+    Gram matrix does not fit the budget, its spectrum is estimated from products with
+    the tiles on disk, with a stated error.
 
     Args:
         run: A run that is open for writing.
@@ -247,7 +247,7 @@ def _run_one(run: Run, output: OutputName, layout: Layout, plan: JacobianPlan) -
     path = _spectrum_path(run, output, layout)
     if not run.has(path):
         with run.stage(f"spectrum_{name}"):
-            run.keep(path, lambda p: spectrum(stored, memory=plan.memory).save(p))
+            keep_spectrum(run, path, stored, seed=plan.seed, memory=plan.memory)
     if plan.num_vectors:
         with run.stage(f"eigenvectors_{name}"):
             write_eigenpairs(
@@ -293,6 +293,8 @@ def _summary(result: SpectrumResult, plan: JacobianPlan) -> dict[str, JsonValue]
     summary: dict[str, JsonValue] = {
         "side": result.side,
         "dimension": found.dimension,
+        "method": str(found.provenance.get("method")),
+        "error": finite(found.error),
         "lambda_max": float(found.values[-1]),
         "trace": found.trace(),
         "jacobian_stable_rank": found.intrinsic_dimension(),
@@ -316,19 +318,10 @@ def _with_budget_of(run: Run, plan: JacobianPlan) -> JacobianPlan:
 
 
 def _require_memory(jacobian: InputJacobian, plan: JacobianPlan) -> None:
-    """Raise before hours of work if what comes later does not fit in memory."""
+    """Raise before hours of work if a tile does not fit in memory."""
     item = jacobian.dtype.itemsize
     sample_bytes = jacobian.with_layout("samples").shape[1] * item
     rows_within(resolve(plan.memory), 4 * sample_bytes)  # as `write` cuts tiles
-    for layout in plan.layouts:
-        size = min(jacobian.with_layout(layout).shape)
-        vectors = min(plan.num_vectors, size)
-        converted = 0 if jacobian.dtype == torch.float64 else size * size * item
-        require_budget(
-            peak_bytes(size, num_vectors=vectors) + converted,
-            what=f"the spectrum of a {size} × {size} Gram matrix",
-            memory=plan.memory,
-        )
 
 
 def _accuracy(jacobian: InputJacobian, targets: np.ndarray) -> float | None:

@@ -1,5 +1,6 @@
 """Tangent and conjugate kernels of a data set and their spectra, in a run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,20 +13,18 @@ from jaxtyping import Float, Int64
 from eigenscope._types import Components, JsonValue, KernelMethod
 from eigenscope.analysis import PowerLaw
 from eigenscope.budget import parse_bytes
-from eigenscope.estimators import spectrum
-from eigenscope.estimators.lapack import peak_bytes
-from eigenscope.estimators.matrices import require_budget
 from eigenscope.experiments.records import (
     budget_of,
     classes_of,
+    keep_spectrum,
     read_small,
     require_same_problem,
     write_small,
 )
 from eigenscope.experiments.tails import finite, fit_tails, tail_numbers
-from eigenscope.kernels import kernel_alignment, kernel_target_alignment
 from eigenscope.kernels.conjugate import conjugate_of
 from eigenscope.operators import NTK, ParameterJacobian, StoredGram
+from eigenscope.operators.kernel_tiles import tile_engine
 from eigenscope.problem import Problem
 from eigenscope.spectra import Spectrum
 from eigenscope.store import Run
@@ -146,15 +145,15 @@ def prepare_kernels(problem: Problem, plan: KernelPlan, *, run: Run | None) -> N
     if run is not None:
         require_same_problem(run, problem)
         memory = budget_of(run, plan.memory)
-    for kind in plan.kernels:
-        size = problem.num_samples * (problem.num_outputs if kind == "full" else 1)
-        require_budget(
-            peak_bytes(size, num_vectors=0),
-            what=f"the spectrum of the {size} × {size} {kind} kernel",
+    tangent = {kind for kind in plan.kernels if kind != "conjugate"}
+    for kind in sorted(tangent | ({"trace"} if plan.components else set())):
+        tile_engine(
+            problem,
+            1,
+            outputs="full" if kind == "full" else "trace",
+            method=plan.method,
             memory=memory,
         )
-    if set(plan.kernels) != {"conjugate"} or plan.components:
-        ParameterJacobian(problem)
 
 
 def run_kernels(run: Run, problem: Problem, plan: KernelPlan) -> None:
@@ -190,7 +189,7 @@ def run_kernels(run: Run, problem: Problem, plan: KernelPlan) -> None:
         path = _spectrum_path(run, kind)
         if not run.has(path):
             with run.stage(f"spectrum_{kind}"):
-                run.keep(path, lambda p: spectrum(stored, memory=plan.memory).save(p))  # noqa: B023 - called at once
+                keep_spectrum(run, path, stored, seed=plan.seed, memory=plan.memory)
     if plan.components is not None:
         kernel = NTK(problem, outputs="trace", method=plan.method, memory=plan.memory)
         with run.stage("components"):
@@ -292,14 +291,26 @@ def _record_numbers(run: Run, plan: KernelPlan) -> None:
                 fit, num_replicas=plan.num_replicas, seed=plan.seed
             )
         if kind != "full" and results.targets is not None:
-            numbers["target_alignment"] = kernel_target_alignment(
-                result.matrix.dense(), torch.from_numpy(results.targets)
+            numbers["target_alignment"] = _target_alignment(
+                result.matrix, results.targets
             )
         run.record_result(kind, numbers)
     if {"trace", "conjugate"} <= by_kind.keys():
-        pair = [by_kind[kind].matrix.dense() for kind in ("trace", "conjugate")]
-        aligned = kernel_alignment(pair[0], pair[1].to(pair[0].dtype))
+        tangent, conjugate = (by_kind[k].matrix for k in ("trace", "conjugate"))
+        norms = tangent.inner(tangent) * conjugate.inner(conjugate)
+        aligned = tangent.inner(conjugate) / math.sqrt(norms)
         run.record_result("tangent_conjugate_alignment", aligned)
+
+
+def _target_alignment(
+    kernel: StoredGram, targets: Int64[np.ndarray, " sample"]
+) -> float:
+    """Return ⟨K, YYᵀ⟩ / (‖K‖ ‖YYᵀ‖) for one-hot Y, from products with K alone."""
+    _, classes = torch.from_numpy(targets).unique(return_inverse=True)
+    y = torch.nn.functional.one_hot(classes).to(kernel.dtype)
+    inner = float((y * kernel.multiply(y)).double().sum())
+    ideal = float(y.double().sum(0).norm())
+    return inner / math.sqrt(kernel.inner(kernel)) / ideal
 
 
 def _summary(found: Spectrum) -> dict[str, JsonValue]:

@@ -1,6 +1,7 @@
 """What every run of an experiment records beside its results, and compares later."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -9,6 +10,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from eigenscope.budget import resolve
+from eigenscope.estimators import spectrum
+from eigenscope.operators import StoredGram
 from eigenscope.problem import Problem
 from eigenscope.store import Run
 
@@ -80,3 +83,30 @@ def read_small(run: Run, name: str) -> np.ndarray | None:
         return None
     array = run.open_array(name)
     return array[()] if not array.missing() else None
+
+
+def keep_spectrum(
+    run: Run, path: Path, stored: StoredGram, *, seed: int, memory: str | int | None
+) -> None:
+    """Save the spectrum of a stored matrix; one that does not fit is estimated.
+
+    An estimate leaves its groups of probes in the run, and goes on from them.
+
+    Args:
+        run: A run that is open for writing.
+        path: Of the spectrum.
+        stored: The matrix.
+        seed: Of the probes.
+        memory: Budget.
+    """
+
+    def save(target: Path) -> None:
+        spectrum(
+            stored,
+            generator=torch.Generator().manual_seed(seed),
+            memory=memory,
+            run=run,
+            name=f"estimate_{path.stem}",
+        ).save(target)
+
+    run.keep(path, save)

@@ -251,6 +251,48 @@ class StoredGram(SymmetricOperator):
             result[other.unsqueeze(1), own] = part.T
         return result
 
+    def inner(self, other: "StoredGram") -> float:
+        """Return ⟨A, B⟩ = Σ A_ij B_ij with another stored matrix, a tile at a time.
+
+        Args:
+            other: B, of the same shape; A itself for ‖A‖².
+
+        Returns:
+            The sum, taken in float64.
+        """
+        total = 0.0
+        for rows, columns, tile in self._tiles():
+            same = tile if other is self else other.block(rows, columns)
+            part = float((tile.double() * same.double()).sum())
+            total += part if rows == columns else 2 * part
+        return total
+
+    def block(self, rows: slice, columns: slice) -> Float[Tensor, "row column"]:
+        """Return A[rows, columns], reading the tiles that meet it or its mirror image.
+
+        Args:
+            rows: Consecutive rows.
+            columns: Consecutive columns.
+
+        Returns:
+            The entries, in the dtype that is stored.
+        """
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        result = torch.zeros(shape, dtype=self._stored_dtype())
+        size = self.array.tile_shape[0]
+        for i in range(rows.start // size, -(-rows.stop // size)):
+            for j in range(columns.start // size, -(-columns.stop // size)):
+                place = (max(i, j), min(i, j))
+                tile = torch.from_numpy(self.array.read_tile(place))
+                tile = tile if i >= j else tile.T
+                into, out = zip(
+                    _overlap(rows, i * size, len(tile)),
+                    _overlap(columns, j * size, tile.shape[1]),
+                    strict=True,
+                )
+                result[into] = tile[out]
+        return result
+
     def _stored_dtype(self) -> torch.dtype:
         return torch.from_numpy(self.array[:0]).dtype
 
@@ -305,6 +347,13 @@ def gram(
             "op.dense()."
         )
     return Gram(factor, side=side, accumulate=accumulate, memory=memory)
+
+
+def _overlap(wanted: slice, start: int, size: int) -> tuple[slice, slice]:
+    """Return where a tile's rows go, and which of them, counted from their starts."""
+    first, stop = max(wanted.start, start), min(wanted.stop, start + size)
+    into = slice(first - wanted.start, stop - wanted.start)
+    return into, slice(first - start, stop - start)
 
 
 def _require_at_least_as_wide(

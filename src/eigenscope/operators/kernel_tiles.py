@@ -99,6 +99,43 @@ def _engine(
     key = f"{name}_engine"
     recorded = cast("dict[str, Any] | None", run.settings.get(key))
     repeated = KernelSettings(**recorded) if recorded else None
+    engine, settings = tile_engine(
+        problem,
+        num_arrays,
+        outputs=outputs,
+        method=method,
+        memory=memory,
+        repeated=repeated,
+    )
+    run.record_settings({key: cast("JsonValue", asdict(settings))})
+    return engine, settings
+
+
+def tile_engine(
+    problem: Problem,
+    num_arrays: int,
+    *,
+    outputs: KernelOutputs,
+    method: KernelMethod,
+    memory: str | int | None,
+    repeated: KernelSettings | None = None,
+) -> tuple[KernelEngine, KernelSettings]:
+    """Return the engine of tiles that take at most a quarter of the budget.
+
+    Args:
+        problem: The samples.
+        num_arrays: Kernels that are written together.
+        outputs: "full" or "trace".
+        method: How.
+        memory: Budget.
+        repeated: Settings of an earlier run.
+
+    Returns:
+        The engine and its settings.
+
+    Raises:
+        ValueError: If the budget does not hold what two samples need.
+    """
     each = problem.num_outputs if outputs == "full" else 1
     samples = min(problem.num_samples, max(1, _TILE_ROWS // each))
     budget = resolve(memory)
@@ -112,9 +149,7 @@ def _engine(
         free_bytes=budget - num_arrays * (samples * each) ** 2 * itemsize,
         settings=repeated,
     )
-    settings = engine.settings(samples)
-    run.record_settings({key: cast("JsonValue", asdict(settings))})
-    return engine, settings
+    return engine, engine.settings(samples)
 
 
 def _attributes(
