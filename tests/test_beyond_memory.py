@@ -1,4 +1,4 @@
-"""Runs whose matrices do not fit their memory budget: tiles, and estimates from them."""
+"""Runs whose matrices exceed their memory budget: tiles, and estimates from them."""
 
 from pathlib import Path
 

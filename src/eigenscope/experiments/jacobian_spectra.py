@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast, final
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 
 from eigenscope._types import JsonValue, Layout, OutputName
