@@ -1,4 +1,4 @@
-"""Runs under a memory budget: peak resident set, one kill, and a corner that must agree.
+"""Runs under a memory budget: peak resident set, one kill, and a corner to compare.
 
     python benchmarks/beyond_memory.py FOLDER [--num-samples 20000] [--memory 2GiB]
 
