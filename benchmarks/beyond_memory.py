@@ -2,9 +2,9 @@
 
     python benchmarks/beyond_memory.py FOLDER [--num-samples 20000] [--memory 2GiB]
 
-The input Jacobian's Gram matrix and the trace NTK of a LeNet over real Fashion-MNIST go
-to disk under the budget; each run is killed with SIGKILL once, and resumed. The corner of
-the first samples must be that of a run of these alone without a budget.
+The input Jacobian's Gram matrix and the trace NTK of a LeNet over real Fashion-MNIST
+go to disk under the budget; each run is killed with SIGKILL once, and resumed. The
+corner of the first samples must be that of a run of these alone without a budget.
 """
 
 import argparse
