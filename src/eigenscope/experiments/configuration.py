@@ -88,9 +88,9 @@ class HessianSection:
     layers: LayerChoice = "weights"
     compatible: bool = False
     tolerance: float = 0.02
-    max_probes: int = 8
-    max_steps: int = 32
-    num_outer: int = 60
+    max_probes: int = 6
+    max_steps: int = 24
+    num_outer: int = 50
 
     def faults(self) -> list[str]:
         """Return what is wrong, one line for each."""

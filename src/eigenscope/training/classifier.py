@@ -137,7 +137,7 @@ def evaluate(
     inputs: Float[Tensor, "sample *shape"],
     targets: Int64[Tensor, "sample"],
     *,
-    batch_size: int = 1000,
+    batch_size: int = 250,
 ) -> tuple[float, float]:
     """Mean cross-entropy and share of right answers over all samples, in eval mode.
 
