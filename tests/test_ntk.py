@@ -1,6 +1,8 @@
 """Tangent kernels of networks of every kind against loops of plain backward passes."""
 
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import parameter_zoo as zoo
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import eigenscope as es
+from eigenscope.kernels.blocks import make_block
 
 METHODS: list[Any] = ["auto", "jacobian", "structured", "products"]
 
@@ -75,7 +78,8 @@ def test_chunks_and_budgets_change_nothing(name, method, outputs, monkeypatch):
     model, inputs, expected = case(name)
     expected = traces(expected) if outputs == "trace" else expected
     engine = "eigenscope.kernels.engine.KernelEngine"
-    for kept in (5, 1, 2):
+    for kept, disk in ((5, True), (1, True), (2, False)):
+        monkeypatch.setattr(f"{engine}._has_disk", lambda _, disk=disk: disk)
         monkeypatch.setattr(f"{engine}._block_size", lambda _: 2)
         monkeypatch.setattr(f"{engine}._range_size", lambda _: 2)
         monkeypatch.setattr(f"{engine}._row_block_size", lambda _: 1)
@@ -87,6 +91,32 @@ def test_chunks_and_budgets_change_nothing(name, method, outputs, monkeypatch):
         left, right = split(inputs, 3)
         between = es.ntk(model, left, right, **options)
         assert_close(between, total(expected)[:3, 3:])
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_what_exceeds_memory_is_on_disk_or_found_again(disk, monkeypatch):
+    """Six samples in ranges of two, of which one is kept: their folder goes, too."""
+    model, inputs, expected = case("vgg")
+    engine = "eigenscope.kernels.engine.KernelEngine"
+    monkeypatch.setattr(f"{engine}._has_disk", lambda _: disk)
+    monkeypatch.setattr(f"{engine}._range_size", lambda _: 2)
+    monkeypatch.setattr(f"{engine}._block_size", lambda _: 2)
+    monkeypatch.setattr(f"{engine}._ranges_kept", lambda *_: 1)
+    opened: list[int] = []
+
+    def counting(*args: Any) -> Any:
+        opened.append(1)
+        return make_block(*args)
+
+    monkeypatch.setattr("eigenscope.kernels.engine.make_block", counting)
+    before = set(Path(tempfile.gettempdir()).glob("eigenscope-*"))
+    found = es.ntk(model, inputs)
+    assert_close(found, total(expected))
+    num_ranges = -(-len(found) // 2)
+    # Without a disk, column range j is paired with row ranges j to the last.
+    again = sum(num_ranges - j for j in range(num_ranges))
+    assert len(opened) == (num_ranges if disk else again)
+    assert set(Path(tempfile.gettempdir()).glob("eigenscope-*")) <= before
 
 
 @pytest.mark.parametrize("name", ["vgg", "language model", "twice"])

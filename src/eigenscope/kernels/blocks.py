@@ -1,6 +1,6 @@
 """Gradients of consecutive samples in the forms that their kernels are taken from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -56,6 +56,20 @@ class Block:
             return self.factors[self.riders[name]][0].moving.tensor[0, :, 0]
         return self.loose.get(name)
 
+    def mapped(self, change: Callable[[Tensor], Tensor], formed: Formed) -> "Block":
+        """Return the block with other tensors, and with gradients formed elsewhere."""
+        return Block(
+            start=self.start,
+            size=self.size,
+            formed=formed,
+            factors={
+                name: [factor.mapped(change) for factor in own]
+                for name, own in self.factors.items()
+            },
+            riders=self.riders,
+            loose={name: change(tensor) for name, tensor in self.loose.items()},
+        )
+
     @property
     def names(self) -> set[str]:
         """Parameters that the outputs depend on."""
@@ -78,6 +92,16 @@ class Range:
     stop: int
     formed: Formed
     blocks: Sequence[Block]
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Range":
+        """Return the range with other tensors in place of its own, in a fixed order."""
+        formed = self.formed.mapped(change)
+        return Range(
+            start=self.start,
+            stop=self.stop,
+            formed=formed,
+            blocks=[block.mapped(change, formed) for block in self.blocks],
+        )
 
 
 def make_block(

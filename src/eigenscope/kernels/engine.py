@@ -13,6 +13,7 @@ from eigenscope.jacobian.mixing import at_least_two
 from eigenscope.kernels.blocks import COTANGENT_BYTES, Block, Range, make_block
 from eigenscope.kernels.choices import Form, KernelChoice, choose
 from eigenscope.kernels.formed import Formed, Layout
+from eigenscope.kernels.shelf import Shelf, has_room
 from eigenscope.problem import Problem
 
 
@@ -43,8 +44,9 @@ class KernelEngine:
 
     A first pass of two samples decides how every parameter's part of the kernel is
     computed. Gradients, or the inputs and cotangents that stand for them, are kept
-    for as many samples as the memory holds; where these are not all, the second
-    member of the pairs is found again for each group of samples that is kept.
+    for as many samples as the memory holds. Where these are not all, they are on disk;
+    without room there, the second member of the pairs is found again for each group
+    of samples that is kept.
 
     Args:
         problem: The samples of the rows.
@@ -146,14 +148,16 @@ class KernelEngine:
             the same object for a range with itself.
         """
         step = step or self._range_size()
-        num_left = -(-self.problem.num_samples // step)
         num_right = -(-self._right.problem.num_samples // step)
         pairs = set(self.all_pairs(step))
         pairs = pairs if wanted is None else pairs & wanted
         if self._method == "products":
             yield from self._product_pairs(step, pairs)
             return
-        kept = self._ranges_kept(step, num_left)
+        kept = self._ranges_kept(step, num_right)
+        if kept < num_right and self._has_disk():
+            yield from self._pairs_from_disk(step, pairs, kept)
+            return
         for first in range(0, num_right, kept):
             columns = set(range(first, first + kept))
             mine = {pair for pair in pairs if pair[1] in columns}
@@ -181,7 +185,9 @@ class KernelEngine:
         """Return how often the rows' samples go through the network, with `pairs`."""
         step = step or self._range_size()
         num_ranges = -(-self._right.problem.num_samples // step)
-        return -(-num_ranges // self._ranges_kept(step, num_ranges))
+        kept = self._ranges_kept(step, num_ranges)
+        is_on_disk = kept < num_ranges and self._method != "products"
+        return 1 if is_on_disk and self._has_disk() else -(-num_ranges // kept)
 
     def _pairs_of_columns(
         self, step: int, pairs: set[tuple[int, int]], columns: set[int]
@@ -203,6 +209,34 @@ class KernelEngine:
             for j in sorted(held):
                 if (number, j) in pairs:
                     yield number, j, mine, held[j]
+
+    def _pairs_from_disk(
+        self, step: int, pairs: set[tuple[int, int]], kept: int
+    ) -> Iterator[tuple[int, int, Range, Range]]:
+        """Write all ranges that are needed, once, and read them pair by pair."""
+        rows, columns = {i for i, _ in pairs}, {j for _, j in pairs}
+        left, right = "left", "left" if self._is_symmetric else "right"
+        with Shelf(self.problem.device) as shelf:
+            own = rows | columns if self._is_symmetric else rows
+            for number, mine in self._ranges(self._left, step, own):
+                shelf.put(left, number, mine)
+            if not self._is_symmetric:
+                for number, mine in self._ranges(self._right, step, columns):
+                    shelf.put(right, number, mine)
+            wanted = sorted(columns)
+            for first in range(0, len(wanted), kept):
+                held = {j: shelf.get(right, j) for j in wanted[first : first + kept]}
+                for i in sorted(rows):
+                    partners = [j for j in held if (i, j) in pairs]
+                    if partners:
+                        is_held = self._is_symmetric and i in held
+                        row = held[i] if is_held else shelf.get(left, i)
+                        for j in partners:
+                            yield i, j, row, held[j]
+
+    def _has_disk(self) -> bool:
+        """Whether the disk can take what is kept of all samples."""
+        return has_room(self._num_samples() * self.sample_bytes)
 
     def _product_pairs(
         self, step: int, pairs: set[tuple[int, int]]

@@ -1,6 +1,7 @@
 """Per-sample gradients as sums of outer products of two sides."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -28,6 +29,10 @@ class Side(ABC):
     @abstractmethod
     def part(self, first: int, stop: int) -> "Side":
         """Return the samples first … stop - 1."""
+
+    @abstractmethod
+    def made_of(self, tensor: Tensor) -> "Side":
+        """Return the same side with another tensor."""
 
     @property
     @final
@@ -70,6 +75,10 @@ class Features(Side):
     def part(self, first: int, stop: int) -> "Features":
         return Features(self.values[:, first:stop])
 
+    @override
+    def made_of(self, tensor: Tensor) -> "Features":
+        return Features(tensor)
+
 
 @final
 class Labels(Side):
@@ -100,6 +109,10 @@ class Labels(Side):
     @override
     def part(self, first: int, stop: int) -> "Labels":
         return Labels(self.indices[first:stop], self.num_features)
+
+    @override
+    def made_of(self, tensor: Tensor) -> "Labels":
+        return Labels(tensor, self.num_features)
 
 
 @final
@@ -149,6 +162,14 @@ class Factor:
         return Factor(
             left=self.left.part(first, stop),
             right=self.right.part(first, stop),
+            weight_shape=self.weight_shape,
+        )
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Factor":
+        """Return the factor with other tensors in place of its own."""
+        return Factor(
+            left=self.left.made_of(change(self.left.tensor)),
+            right=self.right.made_of(change(self.right.tensor)),
             weight_shape=self.weight_shape,
         )
 

@@ -1,6 +1,6 @@
 """Gradients that are formed, laid out for large matrix products."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -82,11 +82,12 @@ class Formed:
         layout: Where their entries are.
         start: Index of the first sample.
         shape: Samples and outputs.
-        like: Gives dtype and device.
+        like: Their memory, or no entry, which gives dtype and device.
 
     Attributes:
         layout: As given.
         start: As given.
+        flat: All entries.
         num_outputs: k.
         shared: The matrix of the small parameters.
         pieces: The matrices of the large ones.
@@ -101,7 +102,12 @@ class Formed:
         entries = {name: torch.Size(s).numel() for name, s in layout.shapes.items()}
         total = layout.width + sum(entries.values())
         numbers = shape[0] * shape[1]
-        flat = large_empty((numbers * total,), dtype=like.dtype, device=like.device)
+        flat = like
+        if not flat.numel():
+            size = (numbers * total,)
+            flat = large_empty(size, dtype=like.dtype, device=like.device)
+        self.flat = flat
+        self._shape = shape
         self.shared: _Piece = flat[: numbers * layout.width].view(*shape, layout.width)
         self.pieces: dict[str, list[_Piece]] = {}
         first = numbers * layout.width
@@ -115,6 +121,10 @@ class Formed:
     def names(self) -> set[str]:
         """The parameters."""
         return {*self.layout.columns, *self.layout.shapes}
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Formed":
+        """Return the same gradients in other memory."""
+        return Formed(self.layout, self.start, self._shape, change(self.flat))
 
     def gradients(
         self, name: str, samples: slice

@@ -79,9 +79,11 @@ def ntk(
             does not fit the budget, or something is not finite.
 
     Cost:
-        One forward and k backward passes (one for "pseudo") as long as the gradients,
-        or what stands for them, fit the budget; else again for each part of the
-        columns that fits. Half of the pairs if x2 is None.
+        One forward and k backward passes (one for "pseudo"). Gradients, or what stands
+        for them, that exceed the budget go to temporary files (`TMPDIR`) and are read
+        pair by pair; only where the disk has no room either, and for "products", do
+        the samples go through the network again for each part of the columns that
+        fits. Half of the pairs if x2 is None.
 
     References:
         Jacot, Gabriel, Hongler (2018), arXiv 1806.07572. Novak, Sohl-Dickstein,
