@@ -1,6 +1,6 @@
-"""Kill `eigenscope jacobian` half-way, resume it, and compare it bit for bit.
+"""Kill a verb of `eigenscope` half-way, resume it, and compare it bit for bit.
 
-    python benchmarks/kill_and_resume.py FOLDER --after 5 -- OPTIONS OF THE VERB
+    python benchmarks/kill_and_resume.py FOLDER --after 5 [--verb jacobian] -- OPTIONS
 
 runs the verb once without a break into FOLDER/whole and once into FOLDER/killed, where
 it is killed with SIGKILL after each of the given seconds and resumed; then every array
@@ -23,10 +23,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--after", type=float, nargs="+", required=True)
+    parser.add_argument("--verb", default="jacobian", choices=("jacobian", "ntk"))
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     given = parser.parse_args(words[:split])
-    options = words[split + 1 :]
+    options = [given.verb, *words[split + 1 :]]
     whole, killed = given.folder / "whole", given.folder / "killed"
     for path in (whole, killed):
         shutil.rmtree(path, ignore_errors=True)
@@ -50,8 +51,7 @@ def main() -> None:
 
 
 def _command(options: list[str], out: Path) -> list[str]:
-    verb = [sys.executable, "-m", "eigenscope", "jacobian"]
-    return [*verb, *options, "--out", str(out)]
+    return [sys.executable, "-m", "eigenscope", *options, "--out", str(out)]
 
 
 def _compare(whole: Path, killed: Path) -> None:

@@ -1,6 +1,7 @@
 """Per-sample gradients of one output by all parameters, against the peers.
 
-    python benchmarks/per_sample_jacobian.py [--quick] [--only NAME] [--output FILE]
+    python benchmarks/per_sample_jacobian.py [--quick] [--only NAME]
+        [--repetitions 5] [--output FILE]
 
 Every ratio is of medians of interleaved repetitions in one run. BackPACK and Opacus
 take part where they are installed; what one cannot do, or does wrongly, is said.
@@ -93,10 +94,11 @@ def opacus(mode: str) -> Rows:
                 own, grad_sample_mode=mode, loss_reduction="sum"
             )
         module = wrapped[id(model)]
+        module(x)[:, 0].sum().backward()
+        joined = _joined([p.grad_sample for p in module.parameters()])
         for p in module.parameters():
             p.grad_sample = None
-        module(x)[:, 0].sum().backward()
-        return _joined([p.grad_sample for p in module.parameters()])
+        return joined
 
     return rows
 
@@ -199,16 +201,19 @@ def speed(report: Report, name: str, n: int, repetitions: int) -> None:
             report.row(way, f"{times[way]:.3f} s", ratio, note)
         else:
             report.row(way, "–", "–", note)
-    peak, _ = peak_of(lambda: es.parameter_jacobian(model, x, output=_first_output))
+    calls.clear()
+    del result
+    peak, grown = peak_of(lambda: es.parameter_jacobian(model, x, output=_first_output))
     report.add(
         f"\nThe result takes {format_bytes(4 * n * num_params)}, other tensors at most "
-        f"{format_bytes(peak)}."
+        f"{format_bytes(peak)}; the resident set grew by {format_bytes(grown)}."
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--only", choices=cases(), help="one of the networks")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
@@ -218,8 +223,9 @@ def main() -> None:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{platform.machine()}"
     )
+    n, repetitions = (16, 1) if options.quick else (256, options.repetitions)
     for name in [options.only] if options.only else cases():
-        speed(report, name, 16 if options.quick else 256, 1 if options.quick else 5)
+        speed(report, name, n, repetitions)
         if options.output:
             options.output.write_text("\n".join(report.lines) + "\n")
 
