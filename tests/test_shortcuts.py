@@ -74,9 +74,8 @@ def test_a_single_image_without_a_sample_axis_is_left_to_torch():
 def normalized(kind: Any, *, separate: bool) -> nn.Module:
     """A layer with batch normalization behind it, or behind something else."""
     layer = kind(2, 3, 3) if kind is not nn.Linear else nn.Linear(4, 3)
-    norm = {nn.Conv1d: nn.BatchNorm1d, nn.Conv3d: nn.BatchNorm3d}.get(
-        kind, nn.BatchNorm2d
-    )(3)
+    norms: dict[Any, Any] = {nn.Conv1d: nn.BatchNorm1d, nn.Conv3d: nn.BatchNorm3d}
+    norm = norms.get(kind, nn.BatchNorm2d)(3)
     source = torch.Generator().manual_seed(5)
     norm.running_mean.normal_(generator=source)
     norm.running_var.uniform_(0.5, 2, generator=source)

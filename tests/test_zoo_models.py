@@ -365,7 +365,8 @@ def test_a_data_factory_must_return_what_can_be_read_twice(nets, name, kind):
 )
 def test_networks_for_small_images_keep_their_size(name, channels, count):
     shape = (channels, 32, 32)
-    model = zoo.build_model(name, sample_shape=shape, num_classes=10, seed=1).eval()
+    model: Any = zoo.build_model(name, sample_shape=shape, num_classes=10, seed=1)
+    model.eval()
     assert num_params(model) == count
     stem = model.conv1 if name == "resnet18" else model.features[:3]
     with torch.no_grad():

@@ -272,6 +272,8 @@ class ReportOptions:
     """The page; one of that name is replaced."""
     title: Annotated[str | None, _named("TEXT", hint="(default: the runs)")] = None
     """Stands above the page."""
+    json: bool = False
+    """Print one JSON document instead of text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,6 +99,19 @@ class Match:
         return found / largest, spread / largest
 
 
+def inner_runs(path: Path) -> list[Path]:
+    """Return the runs inside a folder that is none itself, else that folder.
+
+    Args:
+        path: Folder of a run, of a study, or of neither.
+
+    Returns:
+        At least one folder, by name.
+    """
+    inner = sorted(part.parent for part in path.glob(f"*/{FILE_NAME}"))
+    return [path] if (path / FILE_NAME).exists() or not inner else inner
+
+
 def run_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the folders of runs, those of a study's folder in place of it.
 
@@ -111,11 +124,7 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     Raises:
         ValueError: If there is none, or one twice.
     """
-    found: list[Path] = []
-    for path in paths:
-        inner = sorted(part.parent for part in path.glob(f"*/{FILE_NAME}"))
-        is_run = (path / FILE_NAME).exists() or not inner
-        found += [path] if is_run else inner
+    found = [folder for path in paths for folder in inner_runs(path)]
     if not found or len({path.resolve() for path in found}) < len(found):
         given = ", ".join(str(path) for path in paths) or "none"
         raise ValueError(

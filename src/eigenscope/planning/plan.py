@@ -237,8 +237,8 @@ def format_seconds(seconds: float) -> str:
         Milliseconds to days.
 
     Example:
-        >>> [format_seconds(x) for x in (0.0123, 4.56, 75, 7300, 200000)]
-        ['12 ms', '4.6 s', '1 min 15 s', '2 h 1 min', '2 d 7 h']
+        >>> ", ".join(map(format_seconds, (0.0123, 4.56, 75, 7300, 200000)))
+        '12 ms, 4.6 s, 1 min 15 s, 2 h 1 min, 2 d 7 h'
     """
     if seconds < 1:
         return f"{seconds * 1e3:.0f} ms"

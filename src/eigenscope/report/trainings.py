@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from eigenscope.analysis import fit_power_law
-from eigenscope.experiments.matching import run_folders, run_labels
+from eigenscope.experiments.matching import inner_runs, run_folders, run_labels
 from eigenscope.plots import save_figure
 from eigenscope.plots.trainings import (
     Points,
@@ -130,7 +130,8 @@ def are_trainings(paths: Sequence[Path]) -> bool:
     return any(
         (folder / "manifest.json").exists()
         and Run.open(folder).manifest.verb == "train"
-        for folder in run_folders(paths)
+        for path in paths
+        for folder in inner_runs(path)
     )
 
 
