@@ -67,6 +67,10 @@ def test_hessian_writes_spectra_of_the_whole_and_of_every_layer(capsys):
         largest = np.sort(np.abs(found["whole"].values))[::-1][:3]
         np.testing.assert_allclose(pairs.values.abs(), largest, rtol=1e-6)
         assert run.figures_path(f"layers_{name}.png").stat().st_size > 10_000
+    methods: Any = run.results["gauss-newton"]
+    # 24 samples and two classes beside the first: 48 rows, and 53 parameters.
+    assert methods["whole"]["method"] == "exact, kernel side"
+    assert methods["0.bias"]["method"] == "exact, dense"
     verdicts: Any = run.results["verdicts"]
     assert list(verdicts) == list(operators)
     page = (run.path / "index.html").read_text()
@@ -79,6 +83,8 @@ def test_a_run_goes_on_with_what_is_missing(capsys):
     run = Run.open(Path("runs/hessian"))
     before = spectra_of(run, "hessian")
     assert all(name == "whole" or name.endswith("weight") for name in before)
+    numbers: Any = run.results["hessian"]
+    assert numbers["whole"]["method"] == "slq"
     run.results_path("spectrum_hessian_001.npz").unlink()
     run.results_path("eigenpairs_hessian.npz").unlink()
     kept = run.results_path("spectrum_hessian_000.npz").stat().st_mtime_ns

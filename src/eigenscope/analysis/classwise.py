@@ -113,14 +113,7 @@ def decompose_by_class(
         >>> float(parts.classes.diagonal().sum()), float(parts.own.diagonal().sum())
         (0.25, 0.25)
     """
-    total = operator.comparison.gauss_newton if isinstance(operator, Hessian) else None
-    total = operator if isinstance(operator, GaussNewton) else total
-    if not isinstance(total, GaussNewton):
-        raise TypeError(
-            "the decomposition by classes is of a GaussNewton or Hessian operator; got "
-            f"{type(operator).__name__}. Make one: es.GaussNewton(problem)."
-        )
-    loss = _cross_entropy(total)
+    total, loss = require_classes(operator)
     num_classes = loss.arrange(total.risk.examples[0][1]).shape[1]
     _require_room(total, num_classes, memory)
     weights = torch.zeros(num_classes, num_classes, dtype=torch.float64)
@@ -135,6 +128,29 @@ def decompose_by_class(
     sums = found.T.unflatten(0, (num_classes, num_classes)) * scale
     means = sums / torch.where(weights > 0, weights, 1.0).unsqueeze(2)
     return _decomposed(total, means, weights)
+
+
+def require_classes(operator: object) -> tuple[GaussNewton, CrossEntropy]:
+    """Return the Gauss-Newton matrix that can be decomposed by classes, and its loss.
+
+    Args:
+        operator: It, or the Hessian of the same loss.
+
+    Returns:
+        Both.
+
+    Raises:
+        TypeError: If it is another operator.
+        ValueError: If the loss is no cross-entropy with classes as targets.
+    """
+    total = operator.comparison.gauss_newton if isinstance(operator, Hessian) else None
+    total = operator if isinstance(operator, GaussNewton) else total
+    if not isinstance(total, GaussNewton):
+        raise TypeError(
+            "the decomposition by classes is of a GaussNewton or Hessian operator; got "
+            f"{type(operator).__name__}. Make one: es.GaussNewton(problem)."
+        )
+    return total, _cross_entropy(total)
 
 
 def _decomposed(

@@ -14,12 +14,19 @@ from eigenscope.distributed import own_rank
 from eigenscope.estimators import verify
 from eigenscope.experiments import (
     CurvaturePlan,
+    load_class_structure,
     load_curvature_results,
     prepare_curvature,
     run_curvature,
 )
 from eigenscope.operators import SymmetricOperator
 from eigenscope.problem import Problem
+from eigenscope.report.classes import (
+    OUTLIERS_HEADER,
+    PARTS_HEADER,
+    outliers_rows,
+    parts_rows,
+)
 from eigenscope.report.curvature import (
     CURVATURE_HEADER,
     VERDICTS,
@@ -75,6 +82,10 @@ def _print(run: Run, page: Path, *, as_json: bool) -> None:
             missing = len(pairs) - int(pairs.converged.sum())
             doubt = f" ({missing} not converged)" if missing else ""
             print(f"{result.operator}, largest |λ|: {values}{doubt}")
+    structure = load_class_structure(run)
+    if structure is not None:
+        print(terminal_table(PARTS_HEADER, parts_rows(structure)))
+        print(terminal_table(OUTLIERS_HEADER, outliers_rows(structure)))
     for name, verdict in verdicts_of(run).items():
         print(f"{name}: {verdict}")
     print(f"run:     {run.path}\nfigures: {run.path / 'figures'}\npage:    {page}")
@@ -110,6 +121,7 @@ def curvature_plan_of(options: HessianOptions) -> CurvaturePlan:
         method=options.method,
         tolerance=options.tolerance,
         num_pairs=options.top,
+        classes=options.classes,
         seed=options.seed,
         memory=options.memory,
     )

@@ -135,6 +135,9 @@ class HessianOptions(ProblemOptions):
     """W1 error of estimates, relative to the mean of |λ|."""
     top: _Count = 0
     """Eigenpairs of largest |λ| of the whole matrix to keep."""
+    classes: bool = False
+    """Decompose the Gauss-Newton matrix of a cross-entropy by classes, which explains
+    outliers."""
     verify: bool = False
     """Check the operators' own laws first, and print the verdict with the results."""
     out: _Folder = Path("runs/hessian")

@@ -1,5 +1,6 @@
 """What is run by name: each experiment writes a run that resumes."""
 
+from eigenscope.experiments.class_structure import ClassStructure, load_class_structure
 from eigenscope.experiments.curvature_spectra import (
     CurvaturePlan,
     CurvatureResult,
@@ -26,6 +27,7 @@ from eigenscope.experiments.kernel_spectra import (
 from eigenscope.experiments.tails import tail_numbers
 
 __all__ = [
+    "ClassStructure",
     "CurvaturePlan",
     "CurvatureResult",
     "JacobianPlan",
@@ -34,6 +36,7 @@ __all__ = [
     "KernelResult",
     "KernelResults",
     "SpectrumResult",
+    "load_class_structure",
     "load_curvature_results",
     "load_jacobian_results",
     "load_kernel_results",

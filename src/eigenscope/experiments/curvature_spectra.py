@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, cast, final
 
 import torch
 
 from eigenscope._types import JsonValue, require_choice
 from eigenscope.analysis import fit_bulk, summarize, wasserstein_estimate
+from eigenscope.analysis.classwise import require_classes
 from eigenscope.budget import parse_bytes
-from eigenscope.estimators import spectrum, top_eigenpairs
+from eigenscope.estimators import spectrum
+from eigenscope.experiments.class_structure import write_class_structure
+from eigenscope.experiments.eigenpairs import eigenpairs_path, write_eigenpairs
 from eigenscope.experiments.records import budget_of, require_same_problem
 from eigenscope.experiments.tails import finite
 from eigenscope.operators import (
@@ -43,6 +45,7 @@ class CurvaturePlan:
         method: As for `es.spectrum`.
         tolerance: As for `es.spectrum`.
         num_pairs: Eigenpairs of largest |λ| of the whole matrix to keep.
+        classes: Decompose the Gauss-Newton matrix of a cross-entropy by classes.
         seed: Seed of all probes.
         memory: Budget such as "4GiB"; None for half of what is available when a run
             begins, and for the same when it goes on.
@@ -53,6 +56,7 @@ class CurvaturePlan:
     method: CurvatureMethod = "auto"
     tolerance: float = 0.02
     num_pairs: int = 0
+    classes: bool = False
     seed: int = 0
     memory: str | int | None = None
 
@@ -66,8 +70,19 @@ class CurvaturePlan:
             )
         if self.num_pairs < 0:
             raise ValueError(f"top must be at least 0; got {self.num_pairs}.")
+        if self.classes and self.decomposed is None:
+            raise ValueError(
+                "classes are those of a Gauss-Newton matrix, which fisher does not "
+                "have; got operator fisher alone. Add gauss-newton or hessian to it."
+            )
         if self.memory is not None:
             parse_bytes(self.memory)
+
+    @property
+    def decomposed(self) -> Curvature | None:
+        """The operator whose Gauss-Newton matrix is decomposed by classes."""
+        able: tuple[Curvature, ...] = ("gauss-newton", "hessian")
+        return next((name for name in able if name in self.operators), None)
 
 
 @final
@@ -103,7 +118,8 @@ def prepare_curvature(
 
     Raises:
         ValueError: If model or data are not those that the run started with, or the
-            network or the loss has no such matrix.
+            network or the loss has no such matrix, or no classes and they are asked
+            for.
 
     Cost:
         A forward pass over the data for each operator.
@@ -112,7 +128,12 @@ def prepare_curvature(
     if run is not None:
         require_same_problem(run, problem)
         memory = budget_of(run, plan.memory)
-    return {name: curvature(problem, name, memory=memory) for name in plan.operators}
+    found: dict[Curvature, SymmetricOperator] = {
+        name: curvature(problem, name, memory=memory) for name in plan.operators
+    }
+    if plan.classes and plan.decomposed is not None:
+        require_classes(found[plan.decomposed])
+    return found
 
 
 def run_curvature(
@@ -121,7 +142,7 @@ def run_curvature(
     plan: CurvaturePlan,
     operators: Mapping[Curvature, SymmetricOperator],
 ) -> None:
-    """Compute spectra, blocks' spectra and top eigenpairs into a run.
+    """Compute spectra, blocks' spectra, top eigenpairs and classes into a run.
 
     Every spectrum that is on disk already is left as it is, and an estimate goes on
     from its last group of probes.
@@ -153,21 +174,20 @@ def run_curvature(
         run.record_result(f"{name}_blocks", cast("JsonValue", list(parts)))
         for place, part in enumerate(parts.values()):
             _write_spectrum(run, f"{name}_{place:03d}", part, plan)
-        path = _pairs_path(run, name)
-        if plan.num_pairs and not run.has(path):
-            count = min(plan.num_pairs, operator.shape[0])
-            with run.stage(f"eigenpairs_{name}"):
-                pairs = top_eigenpairs(
-                    operator,
-                    count,
-                    which="magnitude",
-                    generator=torch.Generator().manual_seed(plan.seed),
-                    memory=plan.memory,
-                    run=run,
-                    name=f"eigenpairs_{name}",
-                )
-                run.keep(path, pairs.save)
+        if plan.num_pairs:
+            write_eigenpairs(
+                run,
+                name,
+                operator,
+                plan.num_pairs,
+                which="magnitude",
+                seed=plan.seed,
+                memory=plan.memory,
+            )
         run.ranks.from_first(partial(_record_numbers, run, name))
+    if plan.classes and plan.decomposed is not None:
+        operator = operators[plan.decomposed]
+        write_class_structure(run, operator, seed=plan.seed, memory=plan.memory)
     run.complete()
 
 
@@ -185,7 +205,7 @@ def load_curvature_results(run: Run) -> tuple[CurvatureResult, ...]:
     for name in names:
         spectra = _spectra(run, name)
         numbers = cast("dict[str, dict[str, Any]]", run.results.get(name) or {})
-        pairs = _pairs_path(run, name)
+        pairs = eigenpairs_path(run, name)
         if spectra:
             found.append(
                 CurvatureResult(
@@ -247,7 +267,7 @@ def _numbers(found: Spectrum, spectra: Mapping[str, Spectrum]) -> dict[str, Json
         "num_outliers": _num_outliers(found),
         "error": said.error,
         "converged": said.converged,
-        "method": str(found.provenance.get("method")),
+        "method": _path(found),
     }
     whole = spectra.get(WHOLE)
     if whole is not None and found is not whole:
@@ -256,6 +276,16 @@ def _numbers(found: Spectrum, spectra: Mapping[str, Spectrum]) -> dict[str, Json
             numbers[f"w1_{scale}"] = float(cast("float", distance.value))
             numbers[f"w1_{scale}_stderr"] = float(cast("float", distance.stderr))
     return {name: finite(value) for name, value in numbers.items()}
+
+
+def _path(found: Spectrum) -> str:
+    """Return the method of a spectrum, and of an exact one which matrix was solved."""
+    method = str(found.provenance.get("method"))
+    if method != "exact":
+        return method
+    if str(found.provenance.get("side", "")).startswith("samples"):
+        return f"{method}, kernel side"
+    return f"{method}, dense"
 
 
 def _num_outliers(found: Spectrum) -> float | None:
@@ -267,7 +297,3 @@ def _num_outliers(found: Spectrum) -> float | None:
     except ValueError:  # too few values
         return None
     return round(bulk.num_above, 3) if bulk.ks_distance <= _BULK_DISTANCE else None
-
-
-def _pairs_path(run: Run, name: str) -> Path:
-    return run.results_path(f"eigenpairs_{name}.npz")

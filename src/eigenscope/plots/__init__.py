@@ -1,5 +1,6 @@
 """Figures of results: Axes in, Axes out; and whole figures for the command line."""
 
+from eigenscope.plots.classes import classes_figure
 from eigenscope.plots.curvature import (
     CURVATURE_EIGENVALUE,
     curvature_figure,
@@ -38,6 +39,7 @@ __all__ = [
     "FEATURE_EIGENVALUE",
     "SQUARED_NORM",
     "TANGENT_EIGENVALUE",
+    "classes_figure",
     "comparison_figure",
     "curvature_figure",
     "demo_figure",

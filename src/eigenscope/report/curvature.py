@@ -8,6 +8,7 @@ from eigenscope.estimators import Verdict
 from eigenscope.experiments import CurvatureResult, load_curvature_results
 from eigenscope.experiments.curvature_spectra import WHOLE
 from eigenscope.plots import curvature_figure, layers_figure
+from eigenscope.report.classes import class_figures, class_tables
 from eigenscope.report.jacobian import provenance
 from eigenscope.report.page import PageFigure, Table, saved_figure, write_page
 from eigenscope.store import Run
@@ -57,9 +58,13 @@ def write_curvature_page(run: Run) -> Path:
             Table(
                 title="Spectra", header=CURVATURE_HEADER, rows=curvature_rows(results)
             ),
+            *class_tables(run),
             *_verdict_tables(run),
         ],
-        figures=[figure for result in results for figure in _draw(run, result)],
+        figures=[
+            *class_figures(run),
+            *(figure for result in results for figure in _draw(run, result)),
+        ],
         provenance=provenance(run),
     )
     return page
