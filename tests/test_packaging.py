@@ -93,7 +93,8 @@ def test_the_wheel_says_what_it_needs_and_nothing_optional(wheel):
     assert needed >= {"torch", "numpy", "scipy", "matplotlib", "zarr"}
     assert not needed & {"torchvision", "pytorchcv", "scikit-learn", "pytest", "plotly"}
     assert head["License-Expression"] == "MIT"
-    assert head.get_all("Provides-Extra") == ["digits", "report", "vision"]
+    extras = ["digits", "lightning", "report", "transformers", "vision"]
+    assert head.get_all("Provides-Extra") == extras
 
 
 def test_the_installed_wheel_imports_and_runs(wheel, tmp_path):

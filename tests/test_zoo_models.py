@@ -187,10 +187,10 @@ def test_the_callers_default_device_does_not_move_the_model():
     assert {param.device.type for param in model.parameters()} == {"cpu"}
 
 
-def test_every_listed_name_is_known_and_they_are_seventeen():
+def test_every_listed_name_is_known_and_they_are_nineteen():
     names = zoo.model_names()
-    assert len(set(names)) == 17
-    assert {"lenet", "mlp-512", "mlp-512x3", "resnet1001_cifar100"} <= set(names)
+    assert len(set(names)) == 19
+    assert {"lenet", "mlp-512x3", "vgg11-bn", "resnet1001_cifar100"} <= set(names)
 
 
 def test_importing_the_zoo_imports_no_optional_package():
