@@ -1,10 +1,10 @@
 """Kill a verb of `eigenscope` half-way, resume it, and compare it bit for bit.
 
-    python benchmarks/kill_and_resume.py FOLDER --after 5 [--verb jacobian] -- OPTIONS
+    python benchmarks/kill_and_resume.py FOLDER --tiles 5 [--verb jacobian] -- OPTIONS
 
 runs the verb once without a break into FOLDER/whole and once into FOLDER/killed, where
-it is killed with SIGKILL after each of the given seconds and resumed; then every array
-and every spectrum of both runs must have the same bytes.
+it is killed with SIGKILL as soon as each of the given numbers of tiles is on disk, and
+resumed; then every array and every spectrum of both runs must have the same bytes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--after", type=float, nargs="+", required=True)
+    parser.add_argument("--tiles", type=int, nargs="+", required=True)
     parser.add_argument("--verb", default="jacobian", choices=("jacobian", "ntk"))
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
@@ -35,23 +35,27 @@ def main() -> None:
     subprocess.run(_command(options, whole), check=True)
     print(f"without a break: {time.perf_counter() - start:.1f} s", flush=True)
     resume: list[str] = []
-    for seconds in given.after:
+    for tiles in given.tiles:
         process = subprocess.Popen([*_command(options, killed), *resume])
-        try:
-            process.wait(timeout=seconds)
-            print(f"finished before {seconds} s", flush=True)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            tiles = len(list(killed.glob("arrays.zarr/*/c/**/*")))
-            print(f"killed after {seconds} s with {tiles} files of tiles", flush=True)
+        while process.poll() is None and _num_tiles(killed) < tiles:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        print(f"killed with {_num_tiles(killed)} tiles on disk", flush=True)
         resume = ["--resume"]
+    start = time.perf_counter()
     subprocess.run([*_command(options, killed), *resume], check=True)
+    print(f"the rest: {time.perf_counter() - start:.1f} s", flush=True)
     _compare(whole, killed)
 
 
 def _command(options: list[str], out: Path) -> list[str]:
     return [sys.executable, "-m", "eigenscope", *options, "--out", str(out)]
+
+
+def _num_tiles(run: Path) -> int:
+    found = run.glob("arrays.zarr/*/c/**/*")
+    return sum(path.name.isdigit() and path.is_file() for path in found)
 
 
 def _compare(whole: Path, killed: Path) -> None:

@@ -1,7 +1,8 @@
 """Tangent kernels against torch.func and other libraries, and how their cost grows.
 
     python benchmarks/ntk.py [--quick] [--part speed|growth|large] [--only MODEL]
-        [--num-samples N] [--repetitions 5] [--jax-python PYTHON] [--output FILE]
+        [--num-samples N] [--without PEER ...] [--repetitions 5] [--jax-python PYTHON]
+        [--output FILE]
 
 Every ratio is of medians in one run. nngeometry and TorchJD take part where they are
 installed, neural-tangents where the Python of its environment is given (ntk_jax.py);
@@ -15,7 +16,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,13 +90,17 @@ def ways() -> dict[str, Kernel]:
     return found
 
 
-def working(model: nn.Module, x: Tensor) -> tuple[dict[str, Kernel], dict[str, str]]:
+def working(
+    model: nn.Module, x: Tensor, without: Sequence[str] = ()
+) -> tuple[dict[str, Kernel], dict[str, str]]:
     """Return the ways that give the kernel of a few samples, and why others don't."""
     few = x[:4]
     truth = torch_func(copy.deepcopy(model).double(), few.double())
     good: dict[str, Kernel] = {}
-    bad: dict[str, str] = {}
+    bad = dict.fromkeys(without, "left out")
     for name, way in ways().items():
+        if name in without:
+            continue
         try:
             found = way(model, few).detach().double()
         except Exception as error:  # another library may raise anything
@@ -128,12 +133,18 @@ def neural_tangents(
 
 
 def speed(
-    report: Report, name: str, n: int, repetitions: int, jax_python: Path | None
+    report: Report,
+    name: str,
+    n: int,
+    *,
+    repetitions: int,
+    without: Sequence[str],
+    jax_python: Path | None,
 ) -> None:
     model, shape = cases()[name]
     model = model.eval()
     x = torch.randn(n, *shape, generator=torch.Generator().manual_seed(1))
-    good, bad = working(model, x)
+    good, bad = working(model, x, without)
     P = sum(p.numel() for p in model.parameters())
     rows = 40 * n * P
     if rows > _MOST_BYTES:
@@ -177,15 +188,15 @@ def growth(report: Report, repetitions: int) -> None:
 
 def large(report: Report, num_mlp: int, num_lenet: int) -> None:
     report.add("\n### Large sets of samples, trace\n")
-    report.table("model", "n", "where", "seconds", "peak beyond the result")
+    report.table("model", "n", "where", "seconds", "tensors", "resident set", "result")
     x = torch.randn(num_mlp, 3072, generator=torch.Generator().manual_seed(1))
     model = mlp()
+    live, resident = peak_of(lambda: es.ntk(model, x, outputs="trace"))
     start = time.perf_counter()
     es.ntk(model, x, outputs="trace")
     seconds = time.perf_counter() - start
-    _, resident = peak_of(lambda: es.ntk(model, x, outputs="trace"))
-    beyond = format_bytes(max(0, resident - 4 * num_mlp**2))
-    report.row("MLP 3 × 512", f"{num_mlp:,}", "memory", f"{seconds:.1f}", beyond)
+    sizes = [format_bytes(size) for size in (live, resident, 4 * num_mlp**2)]
+    report.row("MLP 3 × 512", f"{num_mlp:,}", "memory", f"{seconds:.1f}", *sizes)
     lenet, shape = cases()["LeNet"]
     x = torch.randn(num_lenet, *shape, generator=torch.Generator().manual_seed(1))
     with tempfile.TemporaryDirectory() as folder:
@@ -195,7 +206,8 @@ def large(report: Report, num_mlp: int, num_lenet: int) -> None:
             start = time.perf_counter()
             kernel.write(run)
             seconds = time.perf_counter() - start
-    report.row("LeNet", f"{num_lenet:,}", "run", f"{seconds:.1f}", "–")
+    result = format_bytes(4 * num_lenet**2)
+    report.row("LeNet", f"{num_lenet:,}", "run", f"{seconds:.1f}", "–", "–", result)
 
 
 def main() -> None:
@@ -206,6 +218,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("speed", "growth", "large"))
     parser.add_argument("--only", choices=SIZES, help="speed of this model alone")
     parser.add_argument("--num-samples", type=int, help="instead of the usual sizes")
+    parser.add_argument("--without", nargs="+", default=[], help="peers to leave out")
     parser.add_argument("--jax-python", type=Path, help="Python with neural-tangents")
     options = parser.parse_args()
     report = Report()
@@ -219,7 +232,14 @@ def main() -> None:
         for name in chosen:
             usual = (16,) if options.quick else SIZES[name]
             for n in [options.num_samples] if options.num_samples else usual:
-                speed(report, name, n, repetitions, options.jax_python)
+                speed(
+                    report,
+                    name,
+                    n,
+                    repetitions=repetitions,
+                    without=options.without,
+                    jax_python=options.jax_python,
+                )
     if options.part == "growth" or (options.part is None and not options.quick):
         growth(report, repetitions)
     if options.part in {None, "large"}:

@@ -123,7 +123,12 @@ def verdict(kernel: Kernel, model: nn.Module, x: Any, truth: Tensor) -> str:
     if found.shape != truth.shape:
         return f"another shape, {tuple(found.shape)}"
     wrong = float((found - truth).norm() / truth.norm())
-    return "exact" if wrong < EXACT else f"**{100 * wrong:.2g} % wrong**"
+    return "exact" if wrong < EXACT else f"**{_percent(wrong)} % wrong**"
+
+
+def _percent(share: float) -> str:
+    """Write two digits, without an exponent."""
+    return f"{float(f'{100 * share:.2g}'):g}"
 
 
 def main() -> None:

@@ -390,7 +390,9 @@ def build(name: str) -> tuple[nn.Module, Any]:
 
 def count(inputs: Any) -> int:
     """Return the number of samples."""
-    return len(inputs["left"] if isinstance(inputs, dict) else inputs)
+    if isinstance(inputs, dict):
+        return next(len(v) for v in inputs.values() if isinstance(v, Tensor))
+    return len(inputs)
 
 
 def sample(inputs: Any, index: int) -> Any:

@@ -155,6 +155,26 @@ def test_the_rules_of_tables_are_the_gradient(options):
     assert_same(es.parameter_jacobian(model, ids), loop_jacobian(model, ids))
 
 
+class _WeightedBag(nn.Module):
+    def __init__(self, padding_idx: int | None) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(5, 3, mode="sum", padding_idx=padding_idx)
+
+    def forward(self, ids: Tensor, scales: Tensor) -> Tensor:
+        return self.bag(ids, per_sample_weights=scales)
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_a_weighted_bag_has_a_rule(padding_idx):
+    model = _WeightedBag(padding_idx).double()
+    ids = torch.tensor([[0, 2, 2], [4, 1, 2], [3, 3, 4], [2, 2, 2]])
+    scales = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double()
+    data = {"ids": ids, "scales": scales}
+    engine = ParameterEngine(es.Problem(model, [data]))
+    assert engine.coverage["bag.weight"].path == "rules"
+    assert_same(es.parameter_jacobian(model, [data]), loop_jacobian(model, data))
+
+
 @pytest.mark.parametrize(
     "options",
     [{"mode": "max"}, {"mode": "sum", "scale_grad_by_freq": True}, {}],
