@@ -21,15 +21,15 @@ from eigenscope.store import Run
 def tile(index, shape):
     return np.random.default_rng(index).standard_normal(shape).astype("float32")
 
-def fill(path, *, resume, started=lambda: None):
+def fill(path, *, resume, begun=lambda: None):
     make = Run.resume if resume else Run.create
     with make(path, verb="fill", arguments={"seed": 7}) as run:
         array = run.array(
             "gram", shape=(1000, 900), dtype="float32", tile_shape=(128, 256)
         )
-        started()
         with run.stage("fill"):
             for index in array.missing():
+                begun()
                 shape = [s.stop - s.start for s in array.selection(index)]
                 array.write(index, tile(index, shape))
         run.complete()
@@ -48,7 +48,7 @@ def child(script: str, *arguments: object) -> subprocess.Popen[str]:
 
 def finished(script: str, path: Path) -> str:
     with child(script, path) as process:
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output
 
@@ -89,15 +89,15 @@ KILLS = """
         resume = (path / "manifest.json").exists()
         reader, writer = os.pipe()
         process = in_child(lambda: fill(
-            path, resume=resume, started=lambda: os.write(writer, b"."),
+            path, resume=resume, begun=lambda: os.write(writer, b"."),
         ))
         os.close(writer)
-        if kill % 3:
-            os.read(reader, 1)
-        os.close(reader)
-        time.sleep(chance.uniform(0.0, 0.02))
+        for _ in range(chance.randrange(1, 12) if kill % 3 else 0):
+            os.read(reader, 1)  # a tile is begun, or the run has ended
+        time.sleep(chance.uniform(0.0, 0.002 if kill % 3 else 0.02))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
+        os.close(reader)
         assert os.waitpid(in_child(checked), 0)[1] == 0
     print(path)
 """
@@ -234,7 +234,7 @@ LIMITED = """
 
 def test_a_file_size_limit_leaves_no_half_tile(tmp_path):
     limited = child(LIMITED, tmp_path / "run")
-    _, errors = limited.communicate(timeout=60)
+    _, errors = limited.communicate(timeout=300)
     assert "OSError: [Errno 27] File too large: writing tile (1,)" in errors
     array = Run.open(tmp_path / "run").open_array("gram")
     assert array.missing() == [(1,)]
