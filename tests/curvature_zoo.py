@@ -128,6 +128,7 @@ LOSSES: dict[str, Any] = {
     "sum": nn.CrossEntropyLoss(reduction="sum"),
     "squared": nn.MSELoss(),
     "logistic": nn.BCEWithLogitsLoss(),
+    "absolute": nn.L1Loss(),
     "any": softly,
 }
 
@@ -155,7 +156,7 @@ def _targets(
 ) -> Tensor:
     with torch.no_grad():
         raw = model(inputs)
-    if loss in {"squared", "any"}:
+    if loss in {"squared", "absolute", "any"}:
         return torch.randn(raw.shape, generator=source, dtype=raw.dtype)
     if loss == "logistic":
         return (torch.rand(raw.shape, generator=source) > 0.5).to(raw.dtype)

@@ -22,6 +22,7 @@ CASES = [
         for name in ("linear", "tanh", "lenet", "sequence")
         for loss in ("weighted", "sum", "logistic")
     ),
+    *((name, "absolute") for name in ("tanh", "lenet")),
     ("causal", "classes"),
 ]
 every = pytest.mark.parametrize(("name", "loss"), CASES)

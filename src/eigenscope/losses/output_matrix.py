@@ -153,7 +153,7 @@ class Recorded(OutputMatrix):
 
     @override
     def product(self, outputs: Tensor) -> Tensor:
-        return self._multiply(outputs)
+        return self._multiply(outputs).clone()  # zeros of autograd are read-only
 
     @override
     def project(self, raw: Tensor) -> Float[Tensor, "sample row"]:
