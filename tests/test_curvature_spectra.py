@@ -207,3 +207,30 @@ def test_sequences_of_different_lengths_have_a_small_side():
     found: Any = es.spectrum(operator)
     assert_allclose(found.moment(1) * found.dimension, expected.sum())
     assert_allclose(found.values[-5:], expected[-5:], atol=1e-12)
+
+
+def test_eigenpairs_of_curvature_are_found_as_often_as_they_are_there():
+    """Least squares of a linear layer: eigenvalues of XᵀX, once for every output."""
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 30, generator=source, dtype=torch.float64)
+    y = torch.randn(40, 4, generator=source, dtype=torch.float64)
+    model = nn.Linear(30, 4, bias=False).double()
+    problem = es.Problem(model, (x, y), loss=nn.MSELoss(), batch_size=16)
+    values = torch.linalg.eigvalsh(x.T @ x).flip(0) * 2 / y.numel()
+    for kind in (es.Hessian, es.GaussNewton):
+        pairs = es.top_eigenpairs(kind(problem), 10, method="lanczos")
+        expected = values.repeat_interleave(4)[:10]
+        assert bool(pairs.converged.all())
+        torch.testing.assert_close(pairs.values, expected, rtol=0, atol=1e-6)
+
+
+def test_a_curvature_matrix_takes_no_more_products_than_single_vectors_need():
+    case = make("classes")
+    operator = es.Hessian(zoo.problem(case))
+    taken = [
+        es.top_eigenpairs(operator, 3, method="lanczos", block_size=size).provenance
+        for size in (None, 1, 2)
+    ]
+    assert [made["block_size"] for made in taken] == [1, 1, 2]
+    counts = [int(str(made["num_matvecs"])) for made in taken]
+    assert counts[0] == counts[1] < counts[2]

@@ -21,7 +21,13 @@ from eigenscope.estimators.matrices import Operand, require_square
 from eigenscope.estimators.order import Which
 from eigenscope.estimators.probes import first_seed
 from eigenscope.estimators.products import Products
-from eigenscope.operators import Dense, Gram, LinearOperator, StoredGram
+from eigenscope.operators import (
+    CurvatureOperator,
+    Dense,
+    Gram,
+    LinearOperator,
+    StoredGram,
+)
 from eigenscope.spectra import Eigenpairs
 from eigenscope.store import Run
 
@@ -29,7 +35,6 @@ PairsMethod = Literal["auto", "exact", "lanczos"]
 
 FEW_ROWS: Final = 2000  # a dense form costs D products, and Lanczos hundreds
 _MANY_ROWS: Final = 4096  # beyond, Lanczos is faster on a matrix in memory, too
-BLOCK: Final = 2
 
 
 def top_eigenpairs(
@@ -68,8 +73,9 @@ def top_eigenpairs(
             budget, matrices of at most 4096 rows and other operators of at most 2000.
         tolerance: A pair has converged if ‖A v - λ v‖ ≤ tolerance · |λ|_max; None for
             1e-6, or 1000 ε where the operator's dtype is too narrow for that.
-        block_size: Vectors that are multiplied together; None for 2. More make
-            products cheaper and need more of them.
+        block_size: Vectors that are multiplied together; None for 1 with a Hessian,
+            Gauss-Newton or Fisher matrix, else 2. More make products cheaper where
+            a matrix is read for them, and need more of them.
         max_matvecs: Products that Lanczos may take; None for max(2000, 200 k). Pairs
             that have not converged by then are returned and flagged.
         start: Vectors to begin with, such as the eigenvectors of a matrix that is
@@ -141,7 +147,9 @@ def top_eigenpairs(
         "dtype": str(operator_or_matrix.dtype).removeprefix("torch."),
         "dimension": dimension,
         "k": k,
-        "block_size": min(block_size or BLOCK, dimension),
+        "block_size": min(
+            block_size or default_block_size(operator_or_matrix), dimension
+        ),
         "seed": first_seed(generator),
         "num_start": 0 if start is None else start.shape[1],
     }
@@ -166,6 +174,21 @@ def default_tolerance(operand: Operand) -> float:
     else:
         epsilon = torch.finfo(operand.dtype).eps
     return max(1e-6, min(1000 * epsilon, 0.1))
+
+
+def default_block_size(operand: Operand) -> int:
+    """Vectors that Lanczos multiplies together unless told.
+
+    Two cost one reading of a matrix. A curvature matrix takes a pass for each vector,
+    and a block of one reaches a tolerance with 1.3 to 1.6 times fewer of them.
+
+    Args:
+        operand: A square operand.
+
+    Returns:
+        1 for a curvature matrix, else 2.
+    """
+    return 1 if isinstance(operand, CurvatureOperator) else 2
 
 
 def fits(num_bytes: Callable[[], int], memory: str | int | None) -> bool:

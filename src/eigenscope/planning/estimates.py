@@ -9,7 +9,7 @@ from torch import Tensor
 from eigenscope.budget import resolve
 from eigenscope.estimators import diagonal, spectrum, top_eigenpairs, trace
 from eigenscope.estimators.dense import pairs_bytes, smaller_side, spectrum_bytes
-from eigenscope.estimators.eigenpairs import chosen_pairs_method
+from eigenscope.estimators.eigenpairs import chosen_pairs_method, default_block_size
 from eigenscope.estimators.lapack import MOST_ROWS
 from eigenscope.estimators.matrices import Operand, extra_bytes
 from eigenscope.estimators.whole import chosen_method
@@ -91,7 +91,7 @@ def _top_eigenpairs(options: Options, effort: float) -> Found:
         name="block Lanczos",
         count=min(most, _PRODUCTS_PER_PAIR * k + 40),
         most=most,
-        width=options["block_size"] or 2,
+        width=options["block_size"] or default_block_size(operand),
         basis=2 * k + 20,
     )
     return [step], [], found
