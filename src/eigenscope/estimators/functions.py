@@ -12,6 +12,7 @@ from torch import Tensor
 from eigenscope._types import require_choice
 from eigenscope.budget import resolve
 from eigenscope.estimators.eigenpairs import top_eigenpairs
+from eigenscope.estimators.lapack import small_eigenpairs
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.products import Products
 from eigenscope.estimators.recurrences import Recurrences
@@ -254,7 +255,7 @@ def _first_columns(
     matrices: Float[np.ndarray, "probe step step"], function: Function
 ) -> Float[np.ndarray, "probe step"]:
     """f(T) e₁ for each T."""
-    values, turns = np.linalg.eigh(matrices)
+    values, turns = small_eigenpairs(matrices)
     first = turns[:, 0]
     # Behind a breakdown T has eigenvalues that e₁ knows nothing of.
     counted = np.abs(first) > 0

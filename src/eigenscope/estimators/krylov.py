@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigenscope.estimators.basis import Basis
+from eigenscope.estimators.lapack import small_eigenpairs
 from eigenscope.estimators.probes import draw_probes
 from eigenscope.estimators.products import Products, require_symmetric_part
 
@@ -132,7 +133,7 @@ class KrylovSpace:
         Returns:
             All pairs.
         """
-        values, turns = np.linalg.eigh(self._projected)
+        values, turns = small_eigenpairs(self._projected)
         if len(values):
             self.norm = max(self.norm, float(np.abs(values).max()))
         residuals = np.linalg.norm(self._coupling @ turns, axis=0)

@@ -158,3 +158,21 @@ def singular_values(matrix: Float[Tensor, "n m"]) -> Float[np.ndarray, "r"]:
     """
     choose_driver(min(matrix.shape), num_vectors=0)
     return torch.linalg.svdvals(matrix).numpy()[::-1].copy()
+
+
+def small_eigenpairs(
+    matrices: Float[np.ndarray, "*batch size size"],
+) -> tuple[Float[np.ndarray, "*batch size"], Float[np.ndarray, "*batch size size"]]:
+    """All eigenpairs of the small matrices that a recurrence gives between products.
+
+    By torch, whose threads are those of the products: NumPy's BLAS has threads of its
+    own, which wait for more by spinning, and products take 1.6 times as long or more.
+
+    Args:
+        matrices: Symmetric matrices.
+
+    Returns:
+        Eigenvalues, ascending, and eigenvectors as columns.
+    """
+    values, vectors = torch.linalg.eigh(torch.from_numpy(matrices))
+    return values.numpy(), vectors.numpy()

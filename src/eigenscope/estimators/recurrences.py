@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eigenscope.estimators.basis import Basis
+from eigenscope.estimators.lapack import small_eigenpairs
 from eigenscope.estimators.products import Products, require_symmetric_part
 
 _SLACK: Final = 20.0  # roundings of a product: what is below is no new direction
@@ -185,6 +186,6 @@ def _gauss_rule(
     matrices: Float[np.ndarray, "probe step step"],
 ) -> tuple[Float[np.ndarray, "probe step"], Float[np.ndarray, "probe step"]]:
     """Eigenvalues of each T and the squared first entries of its eigenvectors."""
-    values, vectors = np.linalg.eigh(matrices)
+    values, vectors = small_eigenpairs(matrices)
     weights = vectors[:, 0] ** 2
     return values, weights / weights.sum(1, keepdims=True)
