@@ -16,6 +16,7 @@ from eigenscope.spectra import Spectrum
 
 _COLUMNS: Final = 3
 _MOST_EPOCHS: Final = 7
+_SHARE: Final = "accuracy"  # from 0 to 1, on a linear axis
 
 Points = tuple[Sequence[float], Sequence[float]]
 
@@ -31,7 +32,8 @@ def panels_figure(
         title: Of the figure.
 
     Returns:
-        The figure; an axis of y whose values span more than a decade is logarithmic.
+        The figure; an axis of y whose values span more than a decade is logarithmic,
+        unless they are accuracies.
 
     Raises:
         ValueError: If there is no panel.
@@ -50,7 +52,8 @@ def panels_figure(
                 ax.plot(x, y, color=look[0], ls=look[1], marker="o", ms=3, label=label)
             ax.set(xlabel=axes[name])
             ax.set_ylabel(name, parse_math=False)
-            _choose_scale(ax, lines)
+            if not name.startswith(_SHARE):
+                _choose_scale(ax, lines)
             if axes[name] == "epoch":
                 ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         write_legend(grid[0], loc="lower left")
@@ -75,11 +78,15 @@ def evolution_figure(
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
         for ax in grid[len(spectra) :]:
             ax.remove()
+        limits: list[tuple[float, float]] = []
         for ax, (label, by_epoch) in zip(grid, spectra.items(), strict=False):
             places = np.linspace(0, len(by_epoch) - 1, min(len(by_epoch), _MOST_EPOCHS))
             epochs = np.array(list(by_epoch))[np.unique(places.round().astype(int))]
             plot_density(ax, {f"epoch {n}": by_epoch[int(n)] for n in epochs})
+            limits.append(ax.get_xlim())
             ax.set_title(label, parse_math=False)
+        lows, highs = zip(*limits, strict=True)
+        grid[0].set_xlim(min(lows), max(highs))
     return figure
 
 
