@@ -20,7 +20,7 @@ from eigenscope.planning.factorizations import (
     eigenvalue_seconds,
     product_seconds,
 )
-from eigenscope.planning.operators import job_of_method, product_job
+from eigenscope.planning.operators import matrix_job, product_job
 from eigenscope.planning.plan import Alternative, Step
 from eigenscope.planning.rehearsal import Measurement
 from eigenscope.planning.smaller import problem_of
@@ -106,7 +106,7 @@ def _trace(options: Options, effort: float) -> Found:
         count=count,
         most=count,
         width=_TOGETHER,
-        basis=count if options["method"] == "xtrace" else count // 3,
+        basis=4 * count if options["method"] == "xtrace" else count,
     )
     return [step], [], found
 
@@ -141,8 +141,8 @@ def _exact(
     size = source.shape[0]
     steps: list[Step] = []
     found: tuple[Measurement, ...] = ()
-    if isinstance(source, LinearOperator) and problem_of(source) is not None:
-        job = job_of_method(source, "dense", {})
+    if isinstance(operand, LinearOperator) and problem_of(operand) is not None:
+        job = matrix_job(operand)
         found = job.rehearsed(effort)
         steps.append(job.step(found))
     solve = Step(
@@ -175,7 +175,7 @@ def _sampled(
         count=count,
         most=outer + probes * most_steps,
         width=_TOGETHER,
-        basis=outer + (_TOGETHER * typical if method == "slq" else 3 * _TOGETHER),
+        basis=2 * (outer + (_TOGETHER * typical if method == "slq" else 3 * _TOGETHER)),
     )
     return [step], found
 

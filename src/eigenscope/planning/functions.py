@@ -19,6 +19,7 @@ from eigenscope.kernels.tangent import groups_of, problems
 from eigenscope.planning.job import Job
 from eigenscope.problem import Problem
 from eigenscope.problem.alike import data_of
+from eigenscope.problem.data import DEFAULT_BATCH_SIZE
 
 Options = dict[str, Any]
 _SAMPLED: Final = ("x", "y", "x1", "x2")
@@ -153,7 +154,7 @@ def _conjugate(options: Options) -> Job:
         name="conjugate kernel",
         method="features of a forward pass",
         kept_bytes=_pairs(ratio * item),
-        chunk=problem.num_samples,
+        chunk=problem.batches.batch_size or DEFAULT_BATCH_SIZE,
         backward=0,
     )
 

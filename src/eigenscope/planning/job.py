@@ -104,6 +104,8 @@ class Job:
         self, values: list[float], found: tuple[Measurement, ...], each_pair: float
     ) -> float:
         """Return a value for all samples: what pairs take, and the rest's growth."""
+        if found[-1].size == self.num_samples:
+            return values[-1]
         rest = [
             max(0.0, value - each_pair * m.size**2)
             for value, m in zip(values, found, strict=True)

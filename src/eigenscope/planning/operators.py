@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from eigenscope.budget import resolve
+from eigenscope.estimators.dense import smaller_side
 from eigenscope.operators import (
     NTK,
     Dense,
@@ -64,6 +65,41 @@ def job_of_method(
         passes=1,
         backward=backward_of(operator),
         disk_bytes=_disk_bytes(operator) if method == "write" else 0,
+    )
+
+
+def matrix_job(operator: LinearOperator) -> Job:
+    """Return the job of the dense form of an operator's smaller side, if it has one.
+
+    Args:
+        operator: An operator over the samples of a problem.
+
+    Returns:
+        The job.
+    """
+    source = smaller_side(operator)
+    if problem_of(source) is not None:
+        return job_of_method(source, "dense", {})
+    problem = cast("Problem", problem_of(operator))
+    each = source.shape[0] / problem.num_samples
+    item = source.dtype.itemsize
+
+    def call_on(size: int) -> Callable[[], object]:
+        smaller = on_first(operator, problem.first(size))
+        return lambda: cast("LinearOperator", smaller_side(smaller)).dense()
+
+    return Job(
+        name=f"{type(operator).__name__}, side of the outputs",
+        method="pairs of samples",
+        num_samples=problem.num_samples,
+        device=operator.device,
+        call_on=call_on,
+        pair_flops=each * each * operator.shape[0],
+        dtype=operator.dtype,
+        kept_bytes=lambda m: round((each * m) ** 2) * item,
+        chunk=chunk_of(operator),
+        budget=resolve(None),
+        backward=backward_of(operator),
     )
 
 

@@ -14,6 +14,8 @@ from eigenscope.planning.counting import Counting
 
 EFFORT: Final = 4.0
 """Seconds that a rehearsal takes, roughly."""
+_SHORT: Final = 0.3
+_MOST_RUNS: Final = 4
 
 
 @final
@@ -98,8 +100,7 @@ def measure(
     Returns:
         The measurement.
     """
-    call = call_on(size)
-    seconds = 0.0 if again else _timed(call, device)
+    seconds = 0.0 if again else _fastest(call_on, size, device)
     call = call_on(size)  # nothing is left of the first
     with Counting(device) as counted:
         result = call()
@@ -159,6 +160,14 @@ def _powers(
     sizes: Sequence[float], powers: Sequence[int]
 ) -> Float[np.ndarray, "size power"]:
     return np.asarray([[float(size) ** p for p in powers] for size in sizes])
+
+
+def _fastest(call_on: Sized, size: int, device: torch.device) -> float:
+    """Return the seconds of a first call; of the fastest of some if it is short."""
+    seconds = [_timed(call_on(size), device)]
+    while sum(seconds) < _SHORT and len(seconds) < _MOST_RUNS:
+        seconds.append(_timed(call_on(size), device))
+    return min(seconds)
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:
