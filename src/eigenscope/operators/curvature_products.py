@@ -25,7 +25,7 @@ from eigenscope.operators.curvature_graphs import RecordedChunk, Recorder
 from eigenscope.problem import Batch, ParameterLayout
 from eigenscope.progress import progress
 
-_MAX_CHUNK: Final = 1024
+LARGEST_CHUNK: Final = 1024
 _LARGEST_BYTES: Final = 10 * 2**20  # of one tensor; larger ones leave the caches
 _BATCHED_BYTES: Final = 2 * 2**20
 _PASSING: Final = 4  # recordings that one more recording and a pass through it take
@@ -256,7 +256,7 @@ class CurvatureProducts:
         """
         most = self._problem.batches.batch_size
         if most is None:
-            most = min(_MAX_CHUNK, _LARGEST_BYTES // max(1, way.largest_bytes))
+            most = min(LARGEST_CHUNK, _LARGEST_BYTES // max(1, way.largest_bytes))
         room = (self.recordings.budget or 0) // (1 + _PASSING)
         most = max(1, min(most, room // max(1, way.sample_bytes)))
         if self._problem.batches.batch_size is not None:

@@ -19,6 +19,7 @@ from eigenscope.operators import (
     StoredGram,
 )
 from eigenscope.operators.curvature import CurvatureOperator
+from eigenscope.operators.curvature_products import LARGEST_CHUNK
 from eigenscope.planning.job import Job
 from eigenscope.planning.smaller import on_first, problem_of
 from eigenscope.problem import Problem
@@ -77,7 +78,7 @@ def matrix_job(operator: LinearOperator) -> Job:
     Returns:
         The job.
     """
-    source = smaller_side(operator)
+    source = cast("LinearOperator", smaller_side(operator))
     if problem_of(source) is not None:
         return job_of_method(source, "dense", {})
     problem = cast("Problem", problem_of(operator))
@@ -86,7 +87,8 @@ def matrix_job(operator: LinearOperator) -> Job:
 
     def call_on(size: int) -> Callable[[], object]:
         smaller = on_first(operator, problem.first(size))
-        return lambda: cast("LinearOperator", smaller_side(smaller)).dense()
+        side = cast("LinearOperator", smaller_side(smaller))
+        return side.dense
 
     return Job(
         name=f"{type(operator).__name__}, side of the outputs",
@@ -141,7 +143,9 @@ def product_job(operator: LinearOperator, num_vectors: int) -> Job:
 
 
 def chunk_of(operator: LinearOperator) -> int:
-    """Return how many samples go through the network together."""
+    """Return how many samples go through the network together, at most."""
+    if isinstance(operator, CurvatureOperator):
+        return operator.problem.batches.batch_size or LARGEST_CHUNK
     factor = operator.factor if isinstance(operator, Gram) else operator
     if isinstance(factor, InputJacobian) and factor.engine is not None:
         return factor.engine.chunk_size
