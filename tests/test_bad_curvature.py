@@ -25,6 +25,24 @@ def test_a_model_without_parameters_has_no_curvature(kind):
         kind(problem)
 
 
+@pytest.mark.parametrize("kind", [es.Hessian, es.GaussNewton, es.Fisher])
+def test_parameters_without_any_influence_have_zero_curvature(kind):
+    class Constant(nn.Linear):
+        def forward(self, input):  # noqa: A002 - as torch calls it
+            return input
+
+    data = (torch.ones(3, 2), torch.tensor([0, 1, 1]))
+    problem = es.Problem(Constant(2, 2), data, loss=nn.CrossEntropyLoss())
+    for found in (kind(problem) @ torch.ones(6, 2), kind(problem).dense()):
+        assert torch.count_nonzero(found) == 0
+
+
+@pytest.mark.parametrize("loss", ["mse", nn.MSELoss])
+def test_a_loss_that_is_no_function_is_refused_at_once(loss):
+    with pytest.raises(TypeError, match=r"loss must be a callable .*got .*Pass an ins"):
+        es.Problem(nn.Linear(2, 2), (torch.ones(3, 2), torch.ones(3, 2)), loss=loss)
+
+
 def test_an_unknown_kind_or_number_of_draws_is_refused(problem):
     wrong: Any = "joint"
     with pytest.raises(ValueError, match="kind must be one of 'true', 'empirical', 's"):

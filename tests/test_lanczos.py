@@ -119,6 +119,17 @@ def test_pairs_of_a_float32_operator_reach_what_its_products_allow():
     torch.testing.assert_close(pairs.values, expected, rtol=0, atol=1.2e-4 * 20)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_squares_beyond_float32_do_no_harm(scale):
+    values = np.concatenate([np.zeros(10), np.linspace(-1, 5, 30)])
+    matrix = (planted(values)[0] * scale).float()
+    found = pairs_of(matrix, 3)
+    assert bool(found.converged.all())
+    assert found.values.numpy() / scale == pytest.approx(values[:-4:-1], rel=1e-4)
+    density = es.spectrum(matrix, method="slq", max_probes=4)
+    assert abs(density.moment(1) / scale - values.mean()) < 1e-3
+
+
 def test_half_precision_products_are_taken_and_flagged_by_their_own_rounding():
     matrix, _ = planted(np.array([8.0, 4.0] + [0.0] * 20))
     pairs = pairs_of(matrix.bfloat16(), 1)

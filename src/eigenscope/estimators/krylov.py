@@ -111,7 +111,8 @@ class KrylovSpace:
         """
         block, old = self._next, self.size
         images = self._products(block)
-        lengths = torch.linalg.vector_norm(images, dim=1)
+        # Squares of float32 numbers leave its range long before the numbers do.
+        lengths = torch.linalg.vector_norm(images, dim=1, dtype=torch.float64)
         self.norm = max(self.norm, float(lengths.max()))
         self._basis.append(block[None])
         taken = self._basis.remove(images[None])[0].double().cpu().numpy()

@@ -243,7 +243,8 @@ class Search:
             images = self._products(given)
             values = torch.from_numpy(ritz.values[wanted]).to(vectors)
             gaps = images - values[:, None] * given
-            residuals = torch.linalg.vector_norm(gaps, dim=1).double().cpu().numpy()
+            lengths = torch.linalg.vector_norm(gaps, dim=1, dtype=torch.float64)
+            residuals = lengths.cpu().numpy()
             is_last = attempt == _POLISHES or self._products.count >= self._max_matvecs
             if is_last or bool((residuals <= self._tolerance * self._space.norm).all()):
                 return self._found(ritz.values[wanted], given, residuals)

@@ -86,14 +86,16 @@ class Recurrences:
         running = torch.from_numpy(self._is_running).to(self._products.device)
         images = torch.zeros_like(self._next)
         images[running] = self._products(self._next[running])
-        lengths = torch.linalg.vector_norm(images, dim=1)
+        # Squares of float32 numbers leave its range long before the numbers do.
+        lengths = torch.linalg.vector_norm(images, dim=1, dtype=torch.float64)
         self._norm = max(self._norm, float(lengths.max()))
         project_off(images, self._outer)
         self._basis.append(self._next[:, None])
         taken = self._basis.remove(images[:, None])[..., 0].double().cpu().numpy()
         self._require_symmetric(taken)
         project_off(images, self._outer)
-        rest = torch.linalg.vector_norm(images, dim=1).double().cpu().numpy()
+        left = torch.linalg.vector_norm(images, dim=1, dtype=torch.float64)
+        rest = left.cpu().numpy()
         is_new = rest > _SLACK * self._products.epsilon * self._norm
         is_new &= self.num_steps + 1 < self._products.dim - len(self._outer)
         self._is_running = self._is_running & is_new

@@ -58,7 +58,9 @@ class HessianChunk(RecordedChunk):
         raw = risk.problem.raw(batch.inputs)
         require_visible_parameters(raw)
         value = risk.numerator(raw, batch.targets)
-        found = gradient_graph(value, list(leaves.values()))
+        found: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in leaves.values()]
+        if value.requires_grad:  # else no parameter has influence
+            found = gradient_graph(value, list(leaves.values()))
         self._gradients = {n: edge_of(g) for n, g in zip(leaves, found, strict=True)}
 
     @override

@@ -53,8 +53,8 @@ class Problem:
             which it takes its part. "own": this process works by itself.
 
     Raises:
-        TypeError: If the model is no module, the data of no supported kind, or the
-            model fails on integer data.
+        TypeError: If the model is no module, the loss no callable, the data of no
+            supported kind, or the model fails on integer data.
         ValueError: If an option is wrong, data or weights are not finite, or the
             model is random.
         DataChangedError: If two passes over the data differ, or what the ranks hold.
@@ -93,6 +93,7 @@ class Problem:
         self.ranks = current_ranks(ranks)
         with self.ranks.together():
             require_output(output)
+            _require_loss(loss)
             require_whole_parameters(model)
             require_finite_weights(model)
             self.model = model
@@ -223,3 +224,13 @@ def _require_one_row_per_sample(raw: Tensor, size: int) -> None:
             f"the model must return one row per sample; {size} samples gave shape "
             f"{tuple(raw.shape)}. Give the data a sample axis or wrap the model."
         )
+
+
+def _require_loss(loss: object) -> None:
+    if loss is None or (callable(loss) and not isinstance(loss, type)):
+        return
+    given = f"the class {loss.__name__}" if isinstance(loss, type) else repr(loss)
+    raise TypeError(
+        "loss must be a callable (raw output, targets) → scalar or (sum, count); got "
+        f"{given}. Pass an instance or a function, for example nn.CrossEntropyLoss()."
+    )
