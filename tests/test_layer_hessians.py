@@ -1,7 +1,11 @@
-"""The twelve pairs of the layer-Hessian study, on tiny files in their own formats."""
+"""The twelve pairs of the layer-Hessian study, on tiny files in their own formats.
+
+VGG-11 and ResNet-18 keep every layer and a sixteenth of its width.
+"""
 
 import importlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +14,63 @@ import torch
 from cli_cases import as_json
 from image_files import idx_bytes, md5, random_bytes
 from scipy.io import savemat
+from torch import nn
 
 import eigenscope as es
+from eigenscope.zoo.vision_models import resnet18, vgg11_bn
 
 pytestmark = [pytest.mark.slow, pytest.mark.vision]
 
 LABELS = torch.arange(20) % 10
 CHANGES = [
-    *("training.epochs=1", "hessian.per_class=1", "hessian.max_probes=2"),
-    *("hessian.max_steps=2", "hessian.num_outer=0"),
+    *("training.epochs=1", "hessian.per_class=1", "hessian.every=2"),
+    *("hessian.max_probes=2", "hessian.max_steps=2", "hessian.num_outer=0"),
 ]
 # matrices of convolutions and linear layers
 NUM_LAYERS = {"lenet": 5, "vgg11-bn": 11, "resnet18": 21}
+
+SHARE = 16
+Factory = Callable[[int, int], nn.Module]
+
+
+def narrow(width: int) -> int:
+    """Return a share of a hidden width; channels of images and classes stay."""
+    return width // SHARE if width > 10 else width
+
+
+def narrow_layer(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, nn.Conv2d):
+        sizes: dict[str, Any] = {
+            name: getattr(layer, name) for name in ("kernel_size", "stride", "padding")
+        }
+        channels = narrow(layer.in_channels), narrow(layer.out_channels)
+        return nn.Conv2d(*channels, bias=layer.bias is not None, **sizes)
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(narrow(layer.in_features), narrow(layer.out_features))
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        return type(layer)(narrow(layer.num_features))
+    return layer
+
+
+def narrow_network(factory: Factory) -> Factory:
+    """Return a factory of the same layers, a sixteenth as wide."""
+
+    def build(num_channels: int, num_classes: int) -> nn.Module:
+        with torch.device("meta"):
+            network = factory(num_channels, num_classes)
+        for parent in list(network.modules()):
+            for name, layer in list(parent.named_children()):
+                setattr(parent, name, narrow_layer(layer))
+        return network
+
+    return build
+
+
+@pytest.fixture
+def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    factories = {"vgg11-bn": vgg11_bn, "resnet18": resnet18}
+    narrowed = {name: narrow_network(real) for name, real in factories.items()}
+    monkeypatch.setattr("eigenscope.zoo.models._VISION", narrowed)
 
 
 def write_all(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
@@ -58,6 +107,7 @@ def write_all(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": md5(meta)})
 
 
+@pytest.mark.usefixtures("narrow_networks")
 def test_all_twelve_pairs_run_by_one_command_and_are_matched(
     capsys, monkeypatch, tmp_path
 ):

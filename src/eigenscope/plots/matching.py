@@ -101,7 +101,8 @@ def course_figure(match: Match, *, measure: Measure) -> Figure:
     Returns:
         The figure.
     """
-    with new_figure(match.label, width=8.5, height=4.6) as figure:
+    height = 4.6 + 0.22 * max(0, len(match.layers) - 5)  # the legend is below
+    with new_figure(match.label, width=8.5, height=height) as figure:
         ax = figure.subplots()
         for column, (layer, (color, line)) in enumerate(
             zip(match.layers, looks(), strict=False)
