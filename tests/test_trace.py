@@ -115,10 +115,16 @@ def test_a_diagonal_is_within_its_standard_errors(method):
     assert 0.9 < np.mean(within) <= 1.0
 
 
-@pytest.mark.parametrize("function", [es.trace, es.diagonal])
-def test_products_are_kept_in_a_run_and_not_taken_again(function, tmp_path):
+@pytest.mark.parametrize(
+    ("function", "method"),
+    [
+        *((es.trace, method) for method in ("hutchinson", "hutch++", "xtrace")),
+        *((es.diagonal, method) for method in ("hutchinson", "hutch++")),
+    ],
+)
+def test_products_are_kept_in_a_run_and_not_taken_again(function, method, tmp_path):
     matrix, _ = planted(VALUES)
-    options: Any = {"method": "hutch++", "num_matvecs": 60}
+    options: Any = {"method": method, "num_matvecs": 60}
     whole = function(Blind(matrix), **options)
     with (
         es.Run.create(tmp_path / "run", verb="test", arguments={}) as run,
@@ -128,7 +134,7 @@ def test_products_are_kept_in_a_run_and_not_taken_again(function, tmp_path):
     with es.Run.resume(tmp_path / "run", verb="test", arguments={}) as run:
         operator = Blind(matrix)
         resumed = function(operator, run=run, **options)
-        assert operator.count == 60 - 28
+        assert 60 - 32 <= operator.count <= 60 - 28
         assert resumed.num_matvecs == 60
         again = Blind(matrix)
         function(again, run=run, **options)
