@@ -157,3 +157,53 @@ def test_models_without_a_sample_axis_are_refused():
     model = nn.Sequential(nn.Linear(4, 3), zoo.Lambda(lambda x: x.sum(0)))
     with pytest.raises(ValueError, match=r"one row per sample; 4 samples gave shape"):
         es.parameter_jacobian(model, torch.randn(4, 4))
+
+
+class Root(nn.Module):
+    """Has finite outputs, and no derivative where its layer gives zero."""
+
+    def __init__(self, power: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3, bias=False)
+        self.power = power
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).abs() ** self.power
+
+
+def _problem_of(power: float) -> es.Problem:
+    torch.default_generator.manual_seed(0)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    x[3] = 0
+    targets = torch.tensor([0, 1, 2, 0, 1])
+    loss = nn.CrossEntropyLoss()
+    return es.Problem(Root(power).double(), (x, targets), loss=loss, batch_size=2)
+
+
+PRODUCTS = {
+    "J V": lambda p: es.ParameterJacobian(p) @ torch.ones(12, 2).double(),
+    "few": lambda p: es.ParameterJacobian(p).T @ torch.ones(15).double(),
+    "many": lambda p: es.ParameterJacobian(p).T @ torch.ones(15, 5).double(),
+    "row norms": lambda p: es.ParameterJacobian(p).squared_row_norms(),
+    "column norms": lambda p: es.ParameterJacobian(p).squared_column_norms(),
+    "kernel": lambda p: es.NTK(p) @ torch.ones(15).double(),
+    "kernel diagonal": lambda p: es.NTK(p).diagonal(),
+    "Hessian": lambda p: es.Hessian(p) @ torch.ones(12).double(),
+    "Gauss-Newton": lambda p: es.GaussNewton(p) @ torch.ones(12).double(),
+    "Fisher": lambda p: es.Fisher(p, kind="empirical") @ torch.ones(12).double(),
+}
+
+
+@pytest.mark.message
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
+def test_products_name_the_sample_whose_derivative_is_infinite(product):
+    problem = _problem_of(0.5)
+    with pytest.raises(ValueError, match=r"must be finite; .* sample 3 by 'layer.wei"):
+        product(problem)
+
+
+@pytest.mark.message
+def test_an_infinite_second_derivative_is_refused():
+    hessian = es.Hessian(_problem_of(1.5))
+    with pytest.raises(ValueError, match="must be finite; the outputs of all samples "):
+        _ = hessian @ torch.ones(12).double()

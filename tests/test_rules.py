@@ -175,21 +175,65 @@ def test_a_weighted_bag_has_a_rule(padding_idx):
     assert_same(es.parameter_jacobian(model, [data]), loop_jacobian(model, data))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"mode": "max"}, {"mode": "sum", "scale_grad_by_freq": True}, {}],
-    ids=str,
-)
-def test_tables_without_rule_are_left_to_autograd(options):
+class _Scaled(nn.Module):
+    """A table whose gradients autograd divides by the counts of the indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.embedding(x, self.weight, scale_grad_by_freq=True)
+
+
+@pytest.mark.parametrize("build", [lambda: nn.EmbeddingBag(5, 3, mode="max"), _Scaled])
+def test_tables_without_rule_are_left_to_autograd(build):
     """The first samples have no index twice: there even a scaled gradient is right."""
-    model: nn.Module = nn.Embedding(5, 3, scale_grad_by_freq=True)
-    if options:
-        model = nn.EmbeddingBag(5, 3, **options)
-    model.double()
+    model = build().double()
     ids = torch.tensor([[0, 1], [2, 3], [4, 4], [4, 1]])
     engine = ParameterEngine(es.Problem(model, ids))
     assert engine.coverage["weight"].path in {"vmap", "loop"}
     assert_same(es.parameter_jacobian(model, ids), loop_jacobian(model, ids))
+
+
+class _Tables(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 3, **options)
+        self.bag = nn.EmbeddingBag(5, 3, mode="sum", **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.table(x)).sum(1) * self.bag(x)
+
+
+@pytest.mark.parametrize("option", ["sparse", "scale_grad_by_freq"])
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_how_tables_give_gradients_to_optimizers_changes_no_derivative(
+    option, batch_size
+):
+    torch.default_generator.manual_seed(0)
+    plain = _Tables().double()
+    model = _Tables(**{option: True}).double()
+    model.load_state_dict(plain.state_dict())
+    ids = torch.tensor([[0, 1, 1], [2, 3, 1], [4, 4, 4], [4, 1, 0], [1, 1, 1]])
+    targets = torch.tensor([0, 1, 2, 1, 0])
+    expected = loop_jacobian(plain, ids)
+    assert_same(es.parameter_jacobian(model, ids[:1]), loop_jacobian(plain, ids[:1]))
+    dense = torch.cat([rows.flatten(2) for rows in expected.values()], 2).flatten(0, 1)
+    options: Any = {"loss": nn.CrossEntropyLoss(), "batch_size": batch_size}
+    problem = es.Problem(model, (ids, targets), **options)
+    jacobian = es.ParameterJacobian(problem)
+    assert_close(jacobian.dense(), dense)
+    block = torch.randn(len(dense), 2, dtype=torch.float64)
+    assert_close(jacobian.T @ block, dense.T @ block)
+    assert_close(es.NTK(problem) @ block, dense @ (dense.T @ block))
+    # Bags have no second derivative in torch; the other table is used beside one.
+    problem = problem.with_params("table.weight")
+    reference = es.Problem(plain, (ids, targets), params="table.weight", **options)
+    for curvature in (es.Hessian, es.GaussNewton, es.Fisher):
+        assert_close(curvature(problem).dense(), curvature(reference).dense())
+    assert getattr(model.table, option)
+    assert getattr(model.bag, option)
 
 
 class _Products(nn.Module):

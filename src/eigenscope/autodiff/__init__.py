@@ -17,6 +17,7 @@ from eigenscope.autodiff.forward import (
 from eigenscope.autodiff.recording import (
     SavedBytes,
     differentiable_copy,
+    differentiable_tables,
     exactly_requiring_grad,
     large_empty,
     recordable,
@@ -40,6 +41,7 @@ __all__ = [
     "convolution_weight_gradient",
     "cotangents",
     "differentiable_copy",
+    "differentiable_tables",
     "directional_gradient",
     "edge_of",
     "exactly_requiring_grad",

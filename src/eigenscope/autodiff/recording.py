@@ -46,6 +46,26 @@ def twice_differentiable(
 
 
 @contextmanager
+def differentiable_tables(model: nn.Module) -> Generator[None]:
+    """Let embeddings give derivatives: dense, and by themselves.
+
+    With `scale_grad_by_freq` autograd gives something else, which depends on what is in
+    the batch: the derivative over the number of times that an index occurs there.
+    """
+    tables = [
+        m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)
+    ]
+    found = [(table, table.sparse, table.scale_grad_by_freq) for table in tables]
+    try:
+        for table in tables:
+            table.sparse = table.scale_grad_by_freq = False
+        yield
+    finally:
+        for table, sparse, scaled in found:
+            table.sparse, table.scale_grad_by_freq = sparse, scaled
+
+
+@contextmanager
 def _without_onednn() -> Generator[None]:
     """Run without oneDNN; its own context also sets what only Intel's GPUs know."""
     library: Any = torch.backends.mkldnn

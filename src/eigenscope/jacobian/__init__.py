@@ -1,6 +1,10 @@
 """Jacobians of samples, a chunk at a time."""
 
-from eigenscope.jacobian.engine import OpenChunk, ParameterEngine
+from eigenscope.jacobian.engine import (
+    OpenChunk,
+    ParameterEngine,
+    require_finite_rows,
+)
 from eigenscope.jacobian.inputs import (
     EngineSettings,
     InputJacobianEngine,
@@ -33,5 +37,6 @@ __all__ = [
     "parameter_jacobian",
     "per_sample_gradients",
     "register_rule",
+    "require_finite_rows",
     "transform_rows",
 ]

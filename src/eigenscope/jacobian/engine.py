@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eigenscope.autodiff import (
     cotangents,
+    differentiable_tables,
     exactly_requiring_grad,
     recordable_batch,
     recording,
@@ -220,6 +221,7 @@ class ParameterEngine:
         others = [p for p in model.parameters() if id(p) not in chosen]
         with ExitStack() as stack:
             stack.enter_context(left_as_found(model))
+            stack.enter_context(differentiable_tables(model))
             idle = [] if create_graph else others
             stack.enter_context(exactly_requiring_grad(list(params.values()), idle))
             stack.enter_context(recording())
@@ -335,6 +337,27 @@ class OpenChunk:
                     wanted,
                     create_graph=self._create_graph,
                 ).items()
+
+
+def require_finite_rows(engine: ParameterEngine, batch: Batch) -> None:
+    """Raise if the Jacobian of a sample is not finite: what spoils a sum over them.
+
+    Args:
+        engine: What differentiates.
+        batch: The samples.
+
+    Raises:
+        ValueError: Naming the first such sample and the parameter.
+
+    Cost:
+        The samples' Jacobians, one at a time.
+    """
+    results = {
+        name: parameter.new_empty(1, engine.num_outputs, *parameter.shape)
+        for name, parameter in engine.problem.params.items()
+    }
+    for sample in batch.parts(1):
+        engine.fill(sample, results)
 
 
 def require_finite_gradients(name: str, result: Tensor, start: int) -> None:

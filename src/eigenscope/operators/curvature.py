@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope.distributed import Ranks
+from eigenscope.jacobian import ParameterEngine, require_finite_rows
 from eigenscope.losses import Risk
 from eigenscope.operators.base import SymmetricOperator
 from eigenscope.operators.curvature_factor import OutputFactor
@@ -103,7 +104,22 @@ class CurvatureOperator(SymmetricOperator):
     def multiply(
         self, block: Float[Tensor, "column vector"]
     ) -> Float[Tensor, "row vector"]:
-        return self.products.multiply(block)
+        found = self.products.multiply(block)
+        if bool(block.isfinite().all()) and not bool(found.isfinite().all()):
+            self._explain_what_is_not_finite()
+        return found
+
+    @final
+    def _explain_what_is_not_finite(self) -> None:
+        engine = ParameterEngine(self.problem.whole())
+        for batch in engine.chunks():
+            require_finite_rows(engine, batch)
+        raise ValueError(
+            "products with a curvature matrix must be finite; the outputs of all "
+            f"samples and their first derivatives are, a second one of "
+            f"{type(self.problem.model).__name__} is not. Look for roots, logarithms "
+            "and norms at zero in forward, or compute in float64."
+        )
 
 
 def restriction(operator: Operator, params: str | Sequence[str]) -> Operator:

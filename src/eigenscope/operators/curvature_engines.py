@@ -12,6 +12,7 @@ from eigenscope.autodiff import (
     SavedBytes,
     ShortcutMode,
     Shortcuts,
+    differentiable_tables,
     exactly_requiring_grad,
     recordable_batch,
     recording,
@@ -57,6 +58,7 @@ def recording_of(
     others = [p for p in problem.model.parameters() if id(p) not in chosen]
     with ExitStack() as stack:
         stack.enter_context(left_as_found(problem.model))
+        stack.enter_context(differentiable_tables(problem.model))
         stack.enter_context(exactly_requiring_grad(leaves, others))
         stack.enter_context(recording())
         stack.enter_context(

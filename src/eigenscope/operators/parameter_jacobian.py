@@ -11,7 +11,13 @@ from typing_extensions import override
 from eigenscope.autodiff import large_empty, writable_empty
 from eigenscope.budget import resolve, rows_within
 from eigenscope.distributed import Ranks
-from eigenscope.jacobian import Coverage, ParameterEngine, PerSample, Plain
+from eigenscope.jacobian import (
+    Coverage,
+    ParameterEngine,
+    PerSample,
+    Plain,
+    require_finite_rows,
+)
 from eigenscope.operators.base import Jacobian
 from eigenscope.operators.stored_rows import StoredRows
 from eigenscope.operators.streams import sum_dtype
@@ -152,6 +158,7 @@ class ParameterJacobian(Jacobian):
             for batch in self._chunks():
                 rows = result[batch.start : batch.start + batch.size]
                 self._add_products(batch, block, rows)
+                self._require_finite(batch, rows)
         return result.flatten(0, 1)
 
     def _add_products(self, batch: Batch, block: Tensor, rows: Tensor) -> None:
@@ -175,6 +182,7 @@ class ParameterJacobian(Jacobian):
             for batch in self._chunks():
                 own = weights[batch.start : batch.start + batch.size]
                 self._add_transposed(batch, own, result)
+                self._require_finite(batch, result)
         return result.T.to(self.dtype, memory_format=torch.contiguous_format)
 
     def _add_transposed(self, batch: Batch, own: Tensor, result: Tensor) -> None:
@@ -200,6 +208,7 @@ class ParameterJacobian(Jacobian):
                 with self._engine.open(batch) as chunk:
                     for _, part in _merged(chunk.parts()):
                         rows += part.squared_norms()
+                self._require_finite(batch, rows)
         return result.flatten()
 
     @override
@@ -211,6 +220,7 @@ class ParameterJacobian(Jacobian):
                 with self._engine.open(batch) as chunk:
                     for name, part in _merged(chunk.parts()):
                         result[self.columns[name]] += part.squared_sums().flatten()
+                self._require_finite(batch, result)
         return result.to(self.dtype)
 
     def write(
@@ -261,6 +271,11 @@ class ParameterJacobian(Jacobian):
                 block = buffer[:stop].flatten(0, 1).cpu().numpy()
                 array.write((batch.start // tile, 0), block)
                 yield
+
+    def _require_finite(self, batch: Batch, found: Tensor) -> None:
+        """Raise, naming sample and parameter, if J has spoilt what a chunk added to."""
+        if not bool(found.isfinite().all()):
+            require_finite_rows(self._engine, batch)
 
     def _zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return zeros that may be added to in any mode."""
