@@ -161,7 +161,7 @@ def called(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env=environment(),
     )
 

@@ -99,7 +99,7 @@ def test_a_reader_that_has_gone_ends_the_command_quietly():
         stdout=writing,
         stderr=subprocess.PIPE,
         env=environment(),
-        timeout=60,
+        timeout=300,
         check=False,
     )
     os.close(writing)

@@ -17,7 +17,7 @@ from torch import Tensor
 pytestmark = pytest.mark.distributed
 
 _WORKER = Path(__file__).with_name("distributed_worker.py")
-_SECONDS = 240
+_SECONDS = 600
 _SOURCES = Path(__file__).parents[1] / "src"
 
 

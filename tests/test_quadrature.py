@@ -184,10 +184,10 @@ def test_the_band_of_a_density_covers_it(method):
         found = es.spectrum(
             Blind(matrix), method=method, tolerance=0.05, generator=generator(seed)
         )
-        density = found.density(bandwidth=0.1)
+        density = found.density(bandwidth=0.2)
         assert density.lower is not None
         assert density.upper is not None
-        truth = smoothed(values, density.grid, 0.1)
+        truth = smoothed(values, density.grid, 0.2)
         inside = (density.lower <= truth) & (truth <= density.upper)
         # Cells of a grid against points of it.
         inside |= abs(truth - density.heights) < 1e-3 * truth.max()
