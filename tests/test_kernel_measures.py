@@ -97,7 +97,7 @@ def test_features_that_are_no_rows_of_samples_are_refused():
     with pytest.raises(TypeError, match="layer 'cell' gives tuple"):
         es.conjugate_kernel(model, ids, layer="cell")
     windows, x = zoo.build("windows")
-    with pytest.raises(ValueError, match="must have the 5 samples on axis 0"):
+    with pytest.raises(ValueError, match=r"must have the \d samples on axis 0"):
         es.conjugate_kernel(windows, x, layer="1")
     model, x = small()
     with pytest.raises(ValueError, match="features and kernel must fit"):

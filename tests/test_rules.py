@@ -169,10 +169,10 @@ def test_a_weighted_bag_has_a_rule(padding_idx):
     model = _WeightedBag(padding_idx).double()
     ids = torch.tensor([[0, 2, 2], [4, 1, 2], [3, 3, 4], [2, 2, 2]])
     scales = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double()
-    data = {"ids": ids, "scales": scales}
+    data: Any = {"ids": ids, "scales": scales}
     engine = ParameterEngine(es.Problem(model, [data]))
     assert engine.coverage["bag.weight"].path == "rules"
-    assert_same(es.parameter_jacobian(model, [data]), loop_jacobian(model, data))
+    assert_same(es.parameter_jacobian(model, data), loop_jacobian(model, data))
 
 
 class _Scaled(nn.Module):
