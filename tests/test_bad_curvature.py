@@ -43,6 +43,31 @@ def test_a_loss_that_is_no_function_is_refused_at_once(loss):
         es.Problem(nn.Linear(2, 2), (torch.ones(3, 2), torch.ones(3, 2)), loss=loss)
 
 
+@pytest.mark.parametrize("kind", [es.Hessian, es.GaussNewton])
+def test_a_second_derivative_that_is_not_finite_never_reaches_a_result(kind):
+    class Root(nn.Linear):
+        def forward(self, input):  # noqa: A002 - as torch calls it
+            return (super().forward(input) - self.bias).abs().sqrt()
+
+    inputs = torch.ones(7, 2).double()
+    inputs[5] = 0
+    data = (inputs, torch.zeros(7, 2).double())
+    model = Root(2, 2).double()
+    loss = nn.MSELoss()
+    operator = kind(es.Problem(model, data, loss=loss, batch_size=3))
+    vector = torch.ones(6).double()
+    for use in (lambda: operator @ vector, operator.dense):
+        with pytest.raises(ValueError, match=r"sample.* (3 to )?5 .* NaN or infinity"):
+            use()
+
+
+def test_vectors_that_are_not_finite_are_refused(problem):
+    operator = es.Hessian(problem)
+    vector = torch.full(operator.shape[:1], torch.nan, dtype=torch.float64)
+    with pytest.raises(ValueError, match="vectors must be finite; a column holds NaN"):
+        _ = operator @ vector
+
+
 def test_an_unknown_kind_or_number_of_draws_is_refused(problem):
     wrong: Any = "joint"
     with pytest.raises(ValueError, match="kind must be one of 'true', 'empirical', 's"):

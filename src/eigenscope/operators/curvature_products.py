@@ -153,6 +153,8 @@ class CurvatureProducts:
             way = self.way()
             with self._recording(way):
                 self._add_all(way, rows, result)
+                if not bool(result.isfinite().all()):
+                    self._refuse(way, rows)
         return result.T
 
     def _add_all(self, way: Way, rows: Tensor, result: Tensor) -> None:
@@ -162,6 +164,28 @@ class CurvatureProducts:
             for first in range(0, len(rows), size):
                 some = slice(first, first + size)
                 self._add_products(chunk, rows[some], result[some])
+
+    def _refuse(self, way: Way, rows: Tensor) -> None:
+        """Raise for products that are not finite; name the first samples behind them.
+
+        Raises:
+            ValueError: If a chunk's product with finite vectors is not finite.
+        """
+        if not bool(rows.isfinite().all()):
+            raise ValueError(
+                "vectors must be finite; a column holds NaN or infinity. Look at where "
+                "it was computed."
+            )
+        for batch in pieces(self._problem.batches, self._chunk_size(way)):
+            found = torch.zeros_like(rows)
+            self._add_products(self._recorded(way, batch, self._names), rows, found)
+            if not bool(found.isfinite().all()):
+                raise ValueError(
+                    "products with a curvature matrix must be finite; samples "
+                    f"{batch.start} to {batch.start + batch.size - 1} give NaN or "
+                    f"infinity in {rows.dtype}. Look for functions without a second "
+                    "derivative there, such as a root at 0, or use a wider dtype."
+                )
 
     def way(self) -> Way:
         """Return how chunks are recorded; the first call proves it.
