@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, Protocol, final, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from eigenscope.training.measurement import Estimated, plain_number
 _BINS: Final = 64
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes every recording of `es.Recorder(sinks=[...])`, after it was measured."""
 
