@@ -10,7 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigenscope._types import JsonValue
-from eigenscope.autodiff import SavedBytes, recordable, recordable_batch
+from eigenscope.autodiff import (
+    SavedBytes,
+    recordable,
+    recordable_batch,
+    writable_empty,
+)
 from eigenscope.budget import resolve
 from eigenscope.jacobian.pieces import pieces
 from eigenscope.losses import Risk
@@ -147,7 +152,9 @@ class CurvatureProducts:
             Their products as columns.
         """
         rows = recordable(block.T.contiguous())
-        result = torch.zeros_like(rows)
+        result = writable_empty(
+            rows.shape, dtype=rows.dtype, device=rows.device
+        ).zero_()
         with self._problem.ranks.sum_over_ranks(result, same=rows):
             self._risk.require_same_model()
             way = self.way()
