@@ -198,12 +198,13 @@ PRODUCTS = {
 @pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
 def test_products_name_the_sample_whose_derivative_is_infinite(product):
     problem = _problem_of(0.5)
-    with pytest.raises(ValueError, match=r"must be finite; .* sample 3 by 'layer.wei"):
+    named = r"must be finite; .*(sample 3 by 'layer.wei|samples 2 to 3 give NaN)"
+    with pytest.raises(ValueError, match=named):
         product(problem)
 
 
 @pytest.mark.message
 def test_an_infinite_second_derivative_is_refused():
     hessian = es.Hessian(_problem_of(1.5))
-    with pytest.raises(ValueError, match="must be finite; the outputs of all samples "):
+    with pytest.raises(ValueError, match="must be finite; samples 2 to 3 give NaN"):
         _ = hessian @ torch.ones(12).double()

@@ -11,7 +11,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope.distributed import Ranks
-from eigenscope.jacobian import ParameterEngine, require_finite_rows
 from eigenscope.losses import Risk
 from eigenscope.operators.base import SymmetricOperator
 from eigenscope.operators.curvature_factor import OutputFactor
@@ -104,22 +103,7 @@ class CurvatureOperator(SymmetricOperator):
     def multiply(
         self, block: Float[Tensor, "column vector"]
     ) -> Float[Tensor, "row vector"]:
-        found = self.products.multiply(block)
-        if bool(block.isfinite().all()) and not bool(found.isfinite().all()):
-            self._explain_what_is_not_finite()
-        return found
-
-    @final
-    def _explain_what_is_not_finite(self) -> None:
-        engine = ParameterEngine(self.problem.whole())
-        for batch in engine.chunks():
-            require_finite_rows(engine, batch)
-        raise ValueError(
-            "products with a curvature matrix must be finite; the outputs of all "
-            f"samples and their first derivatives are, a second one of "
-            f"{type(self.problem.model).__name__} is not. Look for roots, logarithms "
-            "and norms at zero in forward, or compute in float64."
-        )
+        return self.products.multiply(block)
 
 
 def restriction(operator: Operator, params: str | Sequence[str]) -> Operator:
