@@ -181,6 +181,16 @@ def test_memory_that_numpy_made_counts_once_it_is_met():
     del y, z
 
 
+def test_tensors_without_memory_of_their_own_do_not_disturb_the_count():
+    lazy = nn.LazyLinear(3)  # its parameters have no memory yet
+    left: list[torch.Tensor] = []
+    torch.func.vmap(lambda row: left.append(row) or row)(torch.ones(2, 3))
+    with Counting(CPU) as counted:
+        y = torch.ones(5) + 1
+    assert counted.peak >= y.nbytes
+    del lazy, left
+
+
 def test_the_flops_of_convolutions_know_their_groups():
     x = torch.ones(2, 6, 9, 9, requires_grad=True)
     weight = torch.ones(12, 2, 3, 3, requires_grad=True)

@@ -121,4 +121,8 @@ def _is_plain(value: object) -> bool:
     if not issubclass(type(value), Tensor):
         return False
     tensor = cast("Tensor", value)
-    return tensor.layout == torch.strided and not tensor.is_meta
+    try:
+        tensor.untyped_storage()
+        return tensor.layout == torch.strided and not tensor.is_meta
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False  # no memory of its own: uninitialized, wrapped by torch.func, fake
