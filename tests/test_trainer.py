@@ -100,6 +100,7 @@ def test_a_divergence_is_located_and_moves_nothing_on(batch_size: int, step: int
     """In the second step; or after the only one, where the weights have overflown."""
     chosen = plan(learning_rate=1e38, momentum=0.0, batch_size=batch_size)
     model = nn.Linear(64, 3)
+    nn.init.zeros_(model.weight)  # so that the first step leaves the range of float32
     trainer = Trainer(model, X.flatten(1) * 1e3, Y, plan=chosen)
     found = trainer.run_epoch()
     assert found.diverged_at == step

@@ -62,7 +62,7 @@ def plan(
         >>> net = torch.nn.Linear(3, 2)
         >>> made = plan("ntk", net, torch.ones(8, 3), outputs="trace", effort=0.1)
         >>> made.fits, made.steps[0].name, made.steps[0].backward
-        (True, 'tangent kernel', 16)
+        (True, 'tangent kernel', 16.0)
     """
     started = time.perf_counter()
     if effort <= 0:

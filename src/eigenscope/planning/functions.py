@@ -52,7 +52,7 @@ def _input_jacobian(options: Options) -> Job:
         reason=_why_bottleneck(settings.bottleneck),
         kept_bytes=_rows(row),
         chunk=settings.chunk_size,
-        backward=problem.num_outputs,
+        backward=float(problem.num_outputs),
     )
 
 
@@ -86,7 +86,7 @@ def _by_parameters(
         reason=paths_of(engine),
         kept_bytes=_rows(row),
         chunk=engine.chunk_size,
-        backward=outputs,
+        backward=float(outputs),
     )
 
 
@@ -137,8 +137,8 @@ def _tangent(function: Callable[..., Any], options: Options, num_kernels: int) -
         dtype=engine.dtype,
         kept_bytes=_pairs(kernel, factor, free),
         chunk=engine.settings(problem.num_samples).block_size,
-        passes=engine.num_passes() if other is None else 1,
-        backward=problem.num_outputs * (1 + (ratio if other is not None else 0)),
+        passes=float(engine.num_passes()) if other is None else 1.0,
+        backward=problem.num_outputs * (1.0 + (ratio if other is not None else 0.0)),
     )
 
 
@@ -155,7 +155,7 @@ def _conjugate(options: Options) -> Job:
         method="features of a forward pass",
         kept_bytes=_pairs(ratio * item),
         chunk=problem.batches.batch_size or DEFAULT_BATCH_SIZE,
-        backward=0,
+        backward=0.0,
     )
 
 

@@ -63,8 +63,8 @@ def job_of_method(
         kept_bytes=kept,
         chunk=chunk_of(operator),
         budget=resolve(None),
-        passes=1,
-        backward=backward_of(operator),
+        passes=1.0,
+        backward=float(backward_of(operator)),
         disk_bytes=_disk_bytes(operator) if method == "write" else 0,
     )
 
@@ -101,7 +101,7 @@ def matrix_job(operator: LinearOperator) -> Job:
         kept_bytes=lambda m: round((each * m) ** 2) * item,
         chunk=chunk_of(operator),
         budget=resolve(None),
-        backward=backward_of(operator),
+        backward=float(backward_of(operator)),
     )
 
 
@@ -137,7 +137,7 @@ def product_job(operator: LinearOperator, num_vectors: int) -> Job:
         kept_bytes=lambda m: vectors if m else 0,
         chunk=chunk_of(operator),
         budget=resolve(None),
-        backward=backward_of(operator) * num_vectors,
+        backward=float(backward_of(operator) * num_vectors),
         again=True,
     )
 

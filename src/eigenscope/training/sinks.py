@@ -38,6 +38,9 @@ class TensorBoardSink:
         >>> class Shown:
         ...     def add_scalar(self, tag, value, step):
         ...         print(tag, value, step)
+        ...
+        ...     def flush(self):
+        ...         pass
         >>> TensorBoardSink(Shown()).write(3, {"loss": 0.5})
         eigenscope/loss 0.5 3
     """

@@ -43,7 +43,7 @@ def model_names() -> tuple[str, ...]:
 
     Example:
         >>> model_names()[:4]
-        ('lenet', 'mlp-512', 'mlp-512x3', 'resnet20_cifar10')
+        ('lenet', 'mlp-512', 'mlp-512x3', 'vgg11-bn')
     """
     return ("lenet", *_MLP_WIDTHS, *_VISION, *_RESNETS)
 
