@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -161,7 +162,13 @@ def test_a_series_that_is_killed_goes_on_to_the_same(recorded, tmp_path):
             time.sleep(0.005)
         process.kill()
     subprocess.run(words, check=True, env=dict(os.environ))
-    assert contents(es.History.load(Run.open(path))) == expected
+    found = contents(es.History.load(Run.open(path)))
+    assert found.keys() == expected.keys()
+    for number, entries in expected.items():
+        assert found[number].keys() == entries.keys()
+        for name, value in entries.items():
+            # Another process: float32 sums may be taken in another order.
+            np.testing.assert_allclose(found[number][name], value, rtol=1e-4, atol=1e-5)
 
 
 def touch(folder: Path, *names: str) -> None:
