@@ -42,9 +42,9 @@ def record_series(
 ) -> History:
     """Measure a network at every checkpoint in a folder, in order, into a run.
 
-    What is recorded is what `es.Recorder` would have recorded in the training: the same
-    bits in one process; in several, which cannot begin with each other's eigenvectors,
-    the same to the tolerance of iterative solvers. What is recorded already is left as
+    What is recorded is what `es.Recorder` would have recorded in the training, to
+    rounding; in several processes, which cannot begin with each other's eigenvectors,
+    to the tolerance of iterative solvers. What is recorded already is left as
     it is, so that a series that was killed goes on.
 
     Args:
