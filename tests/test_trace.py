@@ -157,6 +157,23 @@ def test_control_c_leaves_the_mean_of_the_probes_there_are():
     assert caught.value.partial is None
 
 
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
+def test_control_c_leaves_the_mean_diagonal_of_the_probes_there_are(method):
+    matrix, _ = planted(VALUES)
+    stopped = Blind(matrix, InterruptAt(matrix, 4))
+    with pytest.raises(es.Interrupted) as caught:
+        es.diagonal(stopped, method=method, num_matvecs=90)
+    partial: Any = caught.value.partial
+    assert not partial.converged
+    assert partial.num_matvecs == 24
+    gaps = (partial.value - matrix.diagonal()).abs() / partial.stderr
+    # 24 probes: Student's 95 % quantile is 2.07; entries share their probes.
+    assert 0.85 < float((gaps < 2.07).double().mean()) <= 1.0
+    with pytest.raises(es.Interrupted) as caught:
+        es.diagonal(Blind(matrix, InterruptAt(matrix, 1)))
+    assert caught.value.partial is None
+
+
 # --- functions -----------------------------------------------------------------
 
 
@@ -187,6 +204,85 @@ def test_the_spectral_norm_is_the_largest_modulus():
     found = es.norm(Blind(matrix), "spectral", method="lanczos")
     assert abs(float(found.value) - 30.0) <= found.bias + 1e-12
     assert es.norm(es.spectrum(matrix), "spectral").value == pytest.approx(30.0)
+
+
+SUMS: list[Any] = [
+    (lambda operand, **options: es.spectral_sum(operand, np.exp, **options), 42),
+    (es.log_determinant, 42),
+    (es.norm, 42),
+    (lambda operand, **options: es.norm(operand, "nuclear", **options), 42),
+]
+
+
+@pytest.mark.parametrize(("function", "call"), SUMS)
+def test_sums_resume_group_by_group_and_leave_a_partial_one(function, call, tmp_path):
+    matrix, _ = planted(POSITIVE)
+    options: Any = {"method": "slq", "tolerance": 0.0, "max_probes": 24}
+    options |= {"max_steps": 16, "num_outer": 20}
+    whole = function(Blind(matrix), **options)
+    stopped = Blind(matrix, InterruptAt(matrix, call))
+    with (
+        es.Run.create(tmp_path / "run", verb="test", arguments={}) as run,
+        pytest.raises(es.Interrupted) as caught,
+    ):
+        function(stopped, run=run, **options)
+    partial: Any = caught.value.partial
+    assert not partial.converged
+    assert abs(partial.value - whole.value) < 5 * partial.stderr + partial.bias
+    with es.Run.resume(tmp_path / "run", verb="test", arguments={}) as run:
+        operator = Blind(matrix)
+        resumed = function(operator, run=run, **options)
+        assert 0 < operator.count <= whole.num_matvecs - 20 - 8 * 16
+        assert es.norm(Blind(matrix), "nuclear", run=run, **options).value > 0
+    assert (resumed.value, resumed.stderr) == (whole.value, whole.stderr)
+
+
+def test_the_spectral_norm_resumes_and_leaves_a_partial_one(tmp_path):
+    matrix, _ = planted(np.concatenate([np.linspace(2.99, 3.0, 30), POSITIVE / 2]))
+    whole = es.norm(Blind(matrix), "spectral", method="lanczos")
+    stopped = Blind(matrix, InterruptAt(matrix, 56))
+    with (
+        es.Run.create(tmp_path / "run", verb="test", arguments={}) as run,
+        pytest.raises(es.Interrupted) as caught,
+    ):
+        es.norm(stopped, "spectral", run=run, method="lanczos")
+    partial: Any = caught.value.partial
+    assert not partial.converged
+    assert partial.value <= whole.value + 1e-9
+    with es.Run.resume(tmp_path / "run", verb="test", arguments={}) as run:
+        operator = Blind(matrix)
+        resumed = es.norm(operator, "spectral", run=run, method="lanczos")
+    assert operator.count < whole.num_matvecs
+    assert resumed.value == whole.value
+
+
+def test_a_function_times_vectors_resumes_product_by_product(tmp_path):
+    matrix, _ = planted(POSITIVE)
+    vectors = torch.randn(300, 2, generator=generator(1), dtype=torch.float64)
+    counted = Blind(matrix)
+    whole = es.apply_function(counted, np.sqrt, vectors)
+    stopped = Blind(matrix, InterruptAt(matrix, 11))
+    with (
+        es.Run.create(tmp_path / "run", verb="test", arguments={}) as run,
+        pytest.raises(es.Interrupted) as caught,
+    ):
+        es.apply_function(stopped, np.sqrt, vectors, run=run)
+    # Eight steps of a smooth function.
+    torch.testing.assert_close(caught.value.partial, whole, rtol=0, atol=1e-2)
+    with es.Run.resume(tmp_path / "run", verb="test", arguments={}) as run:
+        operator = Blind(matrix)
+        resumed = es.apply_function(operator, np.sqrt, vectors, run=run)
+        assert operator.count == counted.count - 20
+        # Products do not depend on the function.
+        again = Blind(matrix)
+        es.apply_function(again, np.square, vectors, run=run)
+        assert again.count == 0
+        with pytest.raises(ValueError, match=r"these differ .*vectors: "):
+            es.apply_function(again, np.sqrt, 2 * vectors, run=run)
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+    with pytest.raises(es.Interrupted) as caught:
+        es.apply_function(Blind(matrix, InterruptAt(matrix, 2)), np.sqrt, vectors)
+    assert caught.value.partial is None
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -245,6 +341,8 @@ def test_functions_and_vectors_that_do_not_fit_are_refused():
         es.spectral_sum(torch.zeros(2, 2), np.reciprocal)
     with pytest.raises(ValueError, match=r"shape \(3,\) or \(3, m\); got \(2,\)"):
         es.apply_function(matrix, np.exp, torch.ones(2, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"tolerance must be positive.*got -1"):
+        es.apply_function(matrix, np.exp, torch.ones(3), tolerance=-1)
     with pytest.raises(ValueError, match=r"must not be zero"):
         es.apply_function(matrix, np.exp, torch.zeros(3, dtype=torch.float64))
     hard, _ = planted(np.linspace(1e-6, 1.0, 200))

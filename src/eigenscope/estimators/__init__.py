@@ -1,13 +1,9 @@
 """Spectra, eigenpairs and what else is computed from an operator's products."""
 
+from eigenscope.estimators.applied import apply_function
 from eigenscope.estimators.diagonal import diagonal
 from eigenscope.estimators.eigenpairs import top_eigenpairs
-from eigenscope.estimators.functions import (
-    apply_function,
-    log_determinant,
-    norm,
-    spectral_sum,
-)
+from eigenscope.estimators.functions import log_determinant, norm, spectral_sum
 from eigenscope.estimators.interruption import Interrupted
 from eigenscope.estimators.trace import trace
 from eigenscope.estimators.verify import Check, Verdict, verify

@@ -9,7 +9,7 @@ from torch import Tensor
 from eigenscope._types import require_choice
 from eigenscope.estimators.interruption import Interrupted
 from eigenscope.estimators.matrices import Operand
-from eigenscope.estimators.probing import Probing
+from eigenscope.estimators.probing import MeanOfTerms, Probing
 from eigenscope.spectra import Estimate
 from eigenscope.store import Run
 
@@ -48,7 +48,7 @@ def diagonal(
         ValueError: If the matrix is not square or a product not finite; if there are
             too few products, or an option is unknown.
         TypeError: If it is no matrix of real floating-point numbers.
-        Interrupted: On Ctrl-C.
+        Interrupted: On Ctrl-C, with the plain mean over the probes there are.
 
     Cost:
         `num_matvecs` products; with "hutch++" memory for a third as many vectors.
@@ -70,6 +70,7 @@ def diagonal(
         least=least,
         law="sign",
         method=method,
+        term=torch.mul,
         generator=generator,
         run=run,
         name=name,
@@ -80,7 +81,7 @@ def diagonal(
             return work.finished(exact, torch.zeros_like(exact))
         return work.finished(*_estimated(work))
     except KeyboardInterrupt:
-        raise Interrupted(None) from None
+        raise Interrupted(work.partial()) from None
 
 
 def _estimated(work: Probing) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"]]:
@@ -92,13 +93,10 @@ def _estimated(work: Probing) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"
         basis = work.range_of_sketch(third)
         known += (basis * work.images("range", basis)).sum(0).double().cpu()
         count -= third + len(basis)
-    mean, spread, seen = torch.zeros_like(known), torch.zeros_like(known), 0
+    mean = MeanOfTerms()
     for probes, images in work.groups("probes", count):
         if basis is not None:
             images.addmm_(images @ basis.T, basis, alpha=-1)
-        for term in (probes * images).double().cpu():
-            seen += 1
-            change = term - mean
-            mean += change / seen
-            spread += change * (term - mean)
-    return known + mean, (spread / (count * (count - 1))).sqrt()
+        mean.add(probes * images)
+    value, stderr = mean.result()
+    return known + value, stderr

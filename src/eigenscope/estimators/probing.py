@@ -1,28 +1,71 @@
 """Random vectors and their images, group by group, kept in a run if there is one."""
 
 import time
-from collections.abc import Iterator
-from typing import Final, final
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from eigenscope._types import JsonValue
-from eigenscope.estimators.checkpoint import Checkpoint
 from eigenscope.estimators.dense import code
+from eigenscope.estimators.kept import KeptImages
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import ProbeLaw, draw_probes, first_seed
 from eigenscope.estimators.products import Products
 from eigenscope.estimators.recurrences import project_off
 from eigenscope.progress import progress
 from eigenscope.spectra import Estimate
-from eigenscope.store import Run, TiledArray
+from eigenscope.store import Run
 
 _TOGETHER: Final = 8
 _RANK: Final = 100.0  # roundings, below which a direction of a sketch is none
 
-Pairs = Iterator[tuple[Float[Tensor, "probe dim"], Float[Tensor, "probe dim"]]]
+Rows = Float[Tensor, "probe dim"]
+Pairs = Iterator[tuple[Rows, Rows]]
+Term = Callable[[Rows, Rows], Float[Tensor, "probe ..."]]
+
+
+@final
+class MeanOfTerms:
+    """Mean of independent terms, numbers or vectors, as they come.
+
+    Attributes:
+        count: Terms so far.
+
+    References:
+        Welford (1962), Technometrics 4(3).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: Float[Tensor, ...] = torch.zeros((), dtype=torch.float64)
+        self._squares: Float[Tensor, ...] = torch.zeros((), dtype=torch.float64)
+
+    def add(self, terms: Float[Tensor, "probe ..."]) -> None:
+        """Take more terms.
+
+        Args:
+            terms: They are summed in float64 on the CPU.
+        """
+        for term in terms.double().cpu():
+            self.count += 1
+            change = term - self._mean
+            self._mean = self._mean + change / self.count
+            self._squares = self._squares + change * (term - self._mean)
+
+    def result(self) -> tuple[Any, Any]:
+        """The mean and its standard error.
+
+        Returns:
+            Two numbers, or two vectors.
+        """
+        stderr = (self._squares / (self.count * (self.count - 1))).sqrt()
+        if self._mean.ndim:
+            return self._mean, stderr
+        return float(self._mean), float(stderr)
 
 
 @final
@@ -35,6 +78,7 @@ class Probing:
         least: Products without which there is no estimate.
         law: Distribution of the probes.
         method: What is done with them.
+        term: What a probe v and its image Av say of the quantity.
         generator: Source of all randomness.
         run: Where products are kept, or None.
         name: Name of the estimate in the run.
@@ -57,6 +101,7 @@ class Probing:
         least: int,
         law: ProbeLaw,
         method: str,
+        term: Term,
         generator: torch.Generator | None,
         run: Run | None,
         name: str,
@@ -69,9 +114,9 @@ class Probing:
             )
         self.num_matvecs, self.method = num_matvecs, method
         self.law: ProbeLaw = law
-        self._run, self._name = run, name
+        self._name, self._term = name, term
         self._started = time.perf_counter()
-        self._plain: list[Float[Tensor, " probe"]] = []
+        self._plain = MeanOfTerms()
         self._made: dict[str, JsonValue] = {
             "method": method,
             "operator": type(self.products.operator).__name__,
@@ -82,9 +127,13 @@ class Probing:
         }
         self._seed = int(str(self._made["seed"]))
         if run is not None:
-            checkpoint = Checkpoint(run, name, self._made)
-            if checkpoint.load() is None:
-                checkpoint.save({})
+            self.products.kept = KeptImages(
+                run,
+                name,
+                self._made,
+                shape=(num_matvecs, self.products.dim),
+                dtype=self.products.dtype,
+            )
 
     def groups(
         self,
@@ -117,9 +166,9 @@ class Probing:
             )
             if without is not None:
                 project_off(probes, without)
-            images = self._multiplied(kind, probes, first, count)
+            images = self.products(probes)
             if without is None:
-                self._plain.append(inner(probes, images))
+                self._plain.add(self._term(probes, images))
             yield probes, images
 
     def images(
@@ -137,7 +186,7 @@ class Probing:
         firsts = range(0, len(rows), _TOGETHER)
         label = f"{self._name}: {kind}"
         parts = [
-            self._multiplied(kind, rows[first : first + _TOGETHER], first, len(rows))
+            self.products(rows[first : first + _TOGETHER])
             for first in progress(firsts, label=label, total=len(firsts))
         ]
         return torch.cat(parts) if parts else rows.clone()
@@ -156,13 +205,15 @@ class Probing:
         limit = _RANK * self.products.epsilon * float(sizes[0])
         return left[:, sizes > limit].T.contiguous()
 
-    def plain_terms(self) -> Float[Tensor, "probe"]:
-        """vᵀAv of the probes that were multiplied as they are.
+    def partial(self) -> Estimate | None:
+        """The mean over the probes that were multiplied as they are.
 
         Returns:
-            One number a probe.
+            A valid estimate, or None from fewer than two probes.
         """
-        return torch.cat(self._plain) if self._plain else torch.empty(0)
+        if self._plain.count < 2:
+            return None
+        return replace(self.finished(*self._plain.result()), converged=False)
 
     def exact_diagonal(self) -> Float[Tensor, "dim"]:
         """The diagonal by D products with unit vectors.
@@ -195,35 +246,6 @@ class Probing:
             num_matvecs=self.products.count,
             provenance=self._made | how | code(),
         )
-
-    def _multiplied(
-        self, kind: str, rows: Float[Tensor, "vector dim"], first: int, total: int
-    ) -> Float[Tensor, "vector dim"]:
-        """Images of some rows of `total`, from the run where they are there."""
-        if self._run is None:
-            return self.products(rows)
-        dtype = str(self.products.dtype).removeprefix("torch.")
-        array: TiledArray = self._run.array(
-            f"{self._name}.{kind}",
-            shape=(total, self.products.dim),
-            dtype=dtype,
-            tile_shape=(1, self.products.dim),
-        )
-        places = range(first, first + len(rows))
-        ranks = self._run.ranks
-        missing = ranks.from_first(
-            lambda: [p for p in places if not array.is_written((p, 0))]
-        )
-        if missing:
-            needed = torch.tensor([place - first for place in missing])
-            fresh = self.products(rows[needed.to(rows.device)]).cpu().numpy()
-            with ranks.together():
-                if ranks.is_first:
-                    for place, image in zip(missing, fresh, strict=True):
-                        array.write((place, 0), image[None])
-        self.products.count += len(rows) - len(missing)
-        stored = torch.from_numpy(array[first : first + len(rows)])
-        return stored.to(self.products.device)
 
 
 def inner(

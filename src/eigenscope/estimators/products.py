@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigenscope._types import JsonValue
+from eigenscope.estimators.kept import KeptImages
 from eigenscope.estimators.matrices import Operand, require_square
 from eigenscope.operators import Dense, LinearOperator, SymmetricOperator
 
@@ -25,6 +26,7 @@ class Products:
         dtype: Type that vectors are kept in: float64, or float32 for narrower types.
         device: Where vectors are.
         count: Products taken so far.
+        kept: Where each is left, and taken from again; None for nowhere.
 
     Raises:
         TypeError: If the operand is no operator or matrix of floating-point numbers.
@@ -38,6 +40,7 @@ class Products:
         is_wide = self.operator.dtype == torch.float64
         self.dtype = torch.float64 if is_wide else torch.float32
         self.count = count
+        self.kept: KeptImages | None = None
 
     @property
     def epsilon(self) -> float:
@@ -67,14 +70,23 @@ class Products:
         Raises:
             ValueError: If a product is not finite.
         """
+        if self.kept is None:
+            images = self._taken(rows)
+        else:
+            images = self.kept.images(self.count, rows, self._taken)
+        self.count += len(rows)
+        return images
+
+    def _taken(self, rows: Float[Tensor, "vector dim"]) -> Float[Tensor, "vector dim"]:
+        """Products that the operator has to be asked for."""
         columns = rows.T.contiguous().to(self.operator.dtype)
         products = self.operator @ columns
-        self.count += len(rows)
         if not bool(torch.isfinite(products).all()):
+            last = self.count + len(rows)
             raise ValueError(
-                "products with the operator must be finite; number "
-                f"{self.count} is not. Look at the weights and the data for NaN and "
-                "infinities (a training run that diverged?), or compute in float64."
+                f"products with the operator must be finite; number {last} is not. "
+                "Look at the weights and the data for NaN and infinities (a training "
+                "run that diverged?), or compute in float64."
             )
         result = products.T.to(self.dtype)
         return result.clone() if result.is_contiguous() else result.contiguous()

@@ -162,13 +162,14 @@ class Recurrences:
         """Σ_j c_j v_j for each probe.
 
         Args:
-            coefficients: c.
+            coefficients: c of the first vectors; those that follow count nothing.
 
         Returns:
             One vector a probe.
         """
-        found = torch.from_numpy(coefficients)[..., None].to(self._next)
-        return self._basis.combine(found)[:, 0]
+        missing = ((0, 0), (0, self._basis.size - coefficients.shape[1]))
+        padded = torch.from_numpy(np.pad(coefficients, missing))
+        return self._basis.combine(padded[..., None].to(self._next))[:, 0]
 
     def _require_symmetric(self, taken: Float[np.ndarray, "probe basis"]) -> None:
         """What is taken out before the last vector is the last coupling, else zero."""

@@ -1,6 +1,6 @@
 """Traces from products with random vectors."""
 
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import torch
@@ -11,7 +11,7 @@ from eigenscope._types import require_choice
 from eigenscope.estimators.interruption import Interrupted
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import ProbeLaw
-from eigenscope.estimators.probing import Probing, inner
+from eigenscope.estimators.probing import MeanOfTerms, Probing, inner
 from eigenscope.spectra import Estimate
 from eigenscope.store import Run
 
@@ -91,6 +91,7 @@ def trace(
         least=least,
         law=law,
         method=method,
+        term=inner,
         generator=generator,
         run=run,
         name=name,
@@ -105,25 +106,13 @@ def trace(
         }
         return work.finished(*estimators[method](work))
     except KeyboardInterrupt:
-        raise Interrupted(_partial(work)) from None
-
-
-def mean_and_stderr(terms: Float[Tensor, "probe"]) -> tuple[float, float]:
-    """Mean of independent terms and its standard error.
-
-    Args:
-        terms: At least two.
-
-    Returns:
-        Both.
-    """
-    return float(terms.mean()), float(terms.std()) / len(terms) ** 0.5
+        raise Interrupted(work.partial()) from None
 
 
 def _hutchinson(work: Probing) -> tuple[float, float]:
     """The mean of vᵀAv."""
     groups = work.groups("probes", work.num_matvecs)
-    return mean_and_stderr(torch.cat([inner(v, image) for v, image in groups]))
+    return _mean(inner(v, image) for v, image in groups)
 
 
 def _hutch_plus_plus(work: Probing) -> tuple[float, float]:
@@ -132,8 +121,8 @@ def _hutch_plus_plus(work: Probing) -> tuple[float, float]:
     basis = work.range_of_sketch(third)
     known = float(inner(basis, work.images("range", basis)).sum())
     rest = work.num_matvecs - third - len(basis)
-    terms = [inner(v, image) for v, image in work.groups("probes", rest, without=basis)]
-    mean, stderr = mean_and_stderr(torch.cat(terms))
+    groups = work.groups("probes", rest, without=basis)
+    mean, stderr = _mean(inner(v, image) for v, image in groups)
     return known + mean, stderr
 
 
@@ -164,13 +153,13 @@ def _xtrace(work: Probing) -> tuple[float, float]:
     # Given the other probes, the rest is uniform on a sphere: its length is known.
     scale = (dim - count + 1) / (rest * rest).sum(1)
     terms = inside.trace() - ((inside @ left_out) * left_out).sum(0)
-    mean, stderr = mean_and_stderr(terms + scale * inner(rest, rest_images))
+    mean, stderr = _mean([terms + scale * inner(rest, rest_images)])
     return mean, _SHARED * stderr
 
 
-def _partial(work: Probing) -> Estimate | None:
-    """Hutchinson's estimate from the plain probes whose products are there."""
-    terms = work.plain_terms()
-    if len(terms) < 2:
-        return None
-    return replace(work.finished(*mean_and_stderr(terms)), converged=False)
+def _mean(groups: Iterable[Float[Tensor, "probe"]]) -> tuple[float, float]:
+    """Mean of the terms of all groups, and its standard error."""
+    mean = MeanOfTerms()
+    for terms in groups:
+        mean.add(terms)
+    return mean.result()
