@@ -1,10 +1,12 @@
 """Kill a verb of `eigenscope` half-way, resume it, and compare it bit for bit.
 
-    python benchmarks/kill_and_resume.py FOLDER --tiles 5 [--verb jacobian] -- OPTIONS
+    python benchmarks/kill_and_resume.py FOLDER --tiles 5 [--verb jacobian]
+        [--keep-whole] -- OPTIONS
 
 runs the verb once without a break into FOLDER/whole and once into FOLDER/killed, where
 it is killed with SIGKILL as soon as each of the given numbers of tiles is on disk, and
 resumed; then every array and every spectrum of both runs must have the same bytes.
+Without tiles only the first run is made, which a later call with --keep-whole takes.
 """
 
 import argparse
@@ -22,31 +24,49 @@ import numpy as np
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tiles", type=int, nargs="+", required=True)
+    parser.add_argument("--tiles", type=int, nargs="*", default=[])
+    parser.add_argument("--keep-whole", action="store_true")
     parser.add_argument("--verb", default="jacobian", choices=("jacobian", "ntk"))
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     given = parser.parse_args(words[:split])
     options = [given.verb, *words[split + 1 :]]
     whole, killed = given.folder / "whole", given.folder / "killed"
-    for path in (whole, killed):
-        shutil.rmtree(path, ignore_errors=True)
+    if not given.keep_whole:
+        seconds = _run(options, whole)
+        print(f"without a break: {seconds:.1f} s", flush=True)
+    if given.tiles:
+        _interrupt(options, killed, given.tiles)
+        _compare(whole, killed)
+
+
+def _run(options: list[str], out: Path) -> float:
+    """Run to the end in a new folder and return the seconds."""
+    shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
-    subprocess.run(_command(options, whole), check=True)
-    print(f"without a break: {time.perf_counter() - start:.1f} s", flush=True)
-    resume: list[str] = []
-    for tiles in given.tiles:
-        process = subprocess.Popen([*_command(options, killed), *resume])
-        while process.poll() is None and _num_tiles(killed) < tiles:
+    subprocess.run(_command(options, out), check=True)
+    return time.perf_counter() - start
+
+
+def _interrupt(options: list[str], out: Path, stops: list[int]) -> None:
+    """Run in a new folder, killed with each number of tiles on disk, to the end."""
+    shutil.rmtree(out, ignore_errors=True)
+    command = _command(options, out)
+    for tiles in stops:
+        start = time.perf_counter()
+        process = subprocess.Popen(command)
+        while process.poll() is None and _num_tiles(out) < tiles:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        print(f"killed with {_num_tiles(killed)} tiles on disk", flush=True)
-        resume = ["--resume"]
+        if process.wait() != -signal.SIGKILL:
+            raise SystemExit(f"ended by itself before {tiles} tiles were on disk")
+        seconds = time.perf_counter() - start
+        found = _num_tiles(out)
+        print(f"killed after {seconds:.1f} s, {found} tiles on disk", flush=True)
+        command = [*_command(options, out), "--resume"]
     start = time.perf_counter()
-    subprocess.run([*_command(options, killed), *resume], check=True)
+    subprocess.run(command, check=True)
     print(f"the rest: {time.perf_counter() - start:.1f} s", flush=True)
-    _compare(whole, killed)
 
 
 def _command(options: list[str], out: Path) -> list[str]:

@@ -97,13 +97,30 @@ def test_features_that_are_no_rows_of_samples_are_refused():
     with pytest.raises(TypeError, match="layer 'cell' gives tuple"):
         es.conjugate_kernel(model, ids, layer="cell")
     windows, x = zoo.build("windows")
-    with pytest.raises(ValueError, match=r"must have the \d samples on axis 0"):
+    with pytest.raises(
+        ValueError, match=r"one entry per sample on axis 0; .* a batch of"
+    ):
         es.conjugate_kernel(windows, x, layer="1")
     model, x = small()
     with pytest.raises(ValueError, match="features and kernel must fit"):
         es.conjugate_kernel(model, x, memory=100)
     with pytest.raises(ValueError, match="samples of the same shape"):
         es.conjugate_kernel(model, x, x.float())
+
+
+@pytest.mark.message
+def test_features_that_depend_on_the_batch_are_refused():
+    class Centered(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean(0)
+
+    x = torch.randn(6, 2)
+    with pytest.raises(ValueError, match="features of sample 0 change with"):
+        es.conjugate_kernel(nn.Sequential(Centered(), nn.Linear(2, 1)), x)
+    normalized = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    with pytest.raises(ValueError, match=r"a conjugate kernel needs .* BatchNorm"):
+        es.conjugate_kernel(normalized, x)
+    assert es.conjugate_kernel(normalized.eval(), x).shape == (6, 6)
 
 
 def test_alignment_is_the_cosine_of_two_kernels():

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import eigenscope as es
 from eigenscope.kernels.blocks import make_block
+from eigenscope.kernels.engine import KernelEngine
 
 METHODS: list[Any] = ["auto", "jacobian", "structured", "products"]
 
@@ -68,6 +69,18 @@ def test_two_sets_of_samples_give_the_block_between_them(name):
         assert_same(found, {k: K[:2, 2:] for k, K in kernels.items()})
     trace = es.ntk(model, left, right, outputs="trace")
     assert_close(trace, total(traces(kernels))[:2, 2:])
+
+
+def test_parts_are_added_in_the_order_of_the_network():
+    """Not in that of a set of names, which every process has a different one of."""
+    model = nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(8)])
+    problem = es.Problem(model, torch.randn(4, 2))
+    engine = KernelEngine(
+        problem, outputs="full", method="structured", free_bytes=2**30
+    )
+    for *_, left, right in engine.pairs():
+        for block in (*left.blocks, *right.blocks):
+            assert list(block.factors) == list(problem.params)
 
 
 @pytest.mark.parametrize("outputs", ["full", "trace"])

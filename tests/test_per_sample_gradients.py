@@ -113,6 +113,40 @@ def test_a_loss_without_one_number_per_sample_is_refused():
         es.per_sample_gradients(model, lambda raw, _: raw, x, torch.zeros(5))
 
 
+def pairwise(raw: Tensor, y: Tensor) -> Tensor:
+    """Push samples apart, as contrastive losses do."""
+    del y
+    return raw.square().sum() + (raw @ raw.T).triu(1).exp().sum()
+
+
+def by_tokens(raw: Tensor, y: Tensor) -> Tensor:
+    """Weigh samples by how many entries count."""
+    return functional.cross_entropy(raw, y, ignore_index=1)
+
+
+@pytest.mark.message
+@pytest.mark.parametrize("loss", [pairwise, by_tokens])
+def test_a_callable_that_is_no_sum_over_samples_is_refused(loss):
+    model, x = zoo.build("twice")
+    y = torch.tensor([0, 1, 2, 0, 2])
+    with pytest.raises(
+        ValueError, match=rf"a sum or a mean over samples; {loss.__name__}"
+    ):
+        es.per_sample_gradients(model, loss, x, y)
+
+
+def test_a_callable_may_return_sum_and_count():
+    model, x = zoo.build("twice")
+    y = torch.tensor([0, 1, 2, 0, 2])
+
+    def pair(raw: Tensor, target: Tensor) -> Any:
+        total = functional.cross_entropy(raw, target, ignore_index=1, reduction="sum")
+        return total, int((target != 1).sum())
+
+    found = es.per_sample_gradients(model, pair, x, y)
+    assert_same(found, loop_gradients(model, lambda z, t: pair(z, t)[0], x, y))
+
+
 @pytest.mark.message
 def test_a_torch_loss_that_sums_over_samples_by_itself_is_refused():
     class Summed(nn.MSELoss):

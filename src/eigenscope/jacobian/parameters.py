@@ -89,11 +89,12 @@ def per_sample_gradients(
     The term is the sample's part of the numerator of the loss, not divided by the
     batch's denominator: torch's losses, modules or functions, are summed over a
     sample's own entries whatever their reduction, with class weights and without
-    ignored targets; any other callable is called for each sample alone.
+    ignored targets; any other callable, which must be a sum or a mean over samples or
+    return (sum, count), is called for each sample alone.
 
     Args:
         model: Any module whose samples do not influence each other.
-        loss: (raw output, targets) → scalar.
+        loss: (raw output, targets) → scalar, or (sum, count).
         x: Inputs, a tensor or a mapping of keyword arguments.
         y: Targets, samples on axis 0.
         params: As for `parameter_jacobian`.
@@ -106,8 +107,8 @@ def per_sample_gradients(
 
     Raises:
         ValueError: If `params` matches nothing, the model mixes samples or is random,
-            the loss has no form per sample, something is not finite, or the result
-            does not fit the budget.
+            the loss has no form per sample or compares samples, something is not
+            finite, or the result does not fit the budget.
 
     Cost:
         One forward and one backward pass; memory for the result and one chunk.

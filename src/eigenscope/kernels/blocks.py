@@ -167,7 +167,9 @@ def _with_factors(
     riders = _common_riders(found)
     factors: dict[str, list[Factor]] = {}
     loose: dict[str, Tensor] = {}
-    for name in found[0].keys() - riders.keys():
+    for name in found[0]:  # in this order everywhere: so are sums rounded
+        if name in riders:
+            continue
         uses = zip(*(parts[name] for parts in found), strict=True)
         parts = [joined(list(several)) for several in uses]
         sides = [factor_of(part, dtype) for part in parts]

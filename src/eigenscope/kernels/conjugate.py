@@ -13,7 +13,14 @@ from eigenscope.autodiff import large_empty
 from eigenscope.budget import format_bytes, resolve
 from eigenscope.kernels.matrices import require_finite_kernel
 from eigenscope.kernels.triangles import add_lower_product, add_product, mirror_lower
-from eigenscope.problem import Batch, Problem, call_model, left_as_found
+from eigenscope.problem import (
+    Batch,
+    Problem,
+    call_model,
+    left_as_found,
+    nearly_equal,
+    require_no_batch_statistics,
+)
 from eigenscope.problem.alike import data_of, require_alike
 
 _CHUNK = 128
@@ -34,7 +41,7 @@ def conjugate_kernel(
     parameter, the trace of the tangent kernel is k times this kernel.
 
     Args:
-        model: Any module; samples should not influence each other.
+        model: Any module whose samples do not influence each other.
         x1: Inputs, a tensor or a mapping of keyword arguments.
         x2: More inputs of the same shape and dtype; None for x1.
         layer: Path of the module whose output is φ; None for the input of the last
@@ -48,7 +55,8 @@ def conjugate_kernel(
     Raises:
         TypeError: If the named module returns something else than a tensor.
         ValueError: If there is no such module or no linear layer, the two sets differ
-            in shape or dtype, or something does not fit or is not finite.
+            in shape or dtype, BatchNorm is in training mode, a sample's features
+            change with its batch, or something does not fit or is not finite.
 
     Cost:
         One forward pass; n₁ · n₂ · features operations, half of them for one set.
@@ -76,6 +84,7 @@ def conjugate_of(
     problem: Problem, other: Problem | None, layer: str | None, memory: str | int | None
 ) -> Float[Tensor, "left right"]:
     """Return the conjugate kernel of one or two data sets; see `conjugate_kernel`."""
+    require_no_batch_statistics(problem.model, what="a conjugate kernel needs")
     left = _features(problem, layer, memory)
     right = left if other is None else _features(other, layer, memory)
     _require_room(len(left), len(right), left, memory)
@@ -132,8 +141,9 @@ def features_of(
         )
     if found.ndim == 0 or len(found) != batch.size:
         raise ValueError(
-            f"features must have the {batch.size} samples on axis 0; those of {what} "
-            f"have shape {tuple(found.shape)}. Name another module."
+            f"features must have one entry per sample on axis 0; those of {what} have "
+            f"shape {tuple(found.shape)} for a batch of {batch.size}. Name another "
+            "module."
         )
     return found.detach().reshape(batch.size, -1)
 
@@ -194,6 +204,12 @@ def _features(problem: Problem, layer: str | None, memory: str | int | None) -> 
     with problem.ranks.sum_over_ranks(result):
         for batch in problem.batches.chunks(_CHUNK):
             found = features_of(problem, layer, batch)
+            if batch.start == 0 and not nearly_equal(found[:1], example):
+                raise ValueError(
+                    "a conjugate kernel needs every sample to be independent of the "
+                    "others; the features of sample 0 change with the samples beside "
+                    "it. Look for operations over axis 0 in forward."
+                )
             result[batch.start : batch.start + batch.size] = found
     return result
 

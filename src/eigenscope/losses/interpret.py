@@ -4,6 +4,7 @@ from functools import partial
 from inspect import signature
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +16,7 @@ from eigenscope.losses.parts import (
     Form,
     call,
     forms_that_hold,
+    loss_name,
     torch_parts,
 )
 from eigenscope.losses.recorded import RecordedLoss
@@ -84,7 +86,7 @@ def per_sample_losses(loss: Loss, raw: Tensor, targets: Any) -> Tensor:
     Losses of torch, modules and functions, are evaluated without reduction and summed
     over a sample's own entries, so class weights and ignored targets count as in the
     numerator of the mean. Any other callable is called once per sample, on a batch
-    of one.
+    of one, and once on all to see that these add up to it.
 
     Args:
         loss: The loss.
@@ -93,8 +95,35 @@ def per_sample_losses(loss: Loss, raw: Tensor, targets: Any) -> Tensor:
 
     Returns:
         One number per sample.
+
+    Raises:
+        ValueError: If the loss is neither a sum nor a mean of such terms.
     """
-    return (known_loss(loss) or mean_loss(loss)).per_sample(raw, targets)
+    known = known_loss(loss)
+    if known is not None:
+        return known.per_sample(raw, targets)
+    terms = mean_loss(loss).per_sample(raw, targets)
+    if len(raw) > 1:
+        with torch.no_grad():
+            _require_sum_or_mean(loss, raw.detach(), targets, terms.detach())
+    return terms
+
+
+def _require_sum_or_mean(loss: Loss, raw: Tensor, targets: Any, terms: Tensor) -> None:
+    """Raise if a callable compares samples with each other, or weighs them."""
+    whole, count = call(loss, raw, targets)
+    noise = torch.finfo(terms.dtype).eps ** 0.5 * terms.abs().sum()
+    gap = (whole - terms.sum()).abs()
+    if count is None:
+        gap = torch.minimum(gap, (whole * len(raw) - terms.sum()).abs())
+    if bool(whole.isfinite()) and not bool(gap <= noise):
+        raise ValueError(
+            "per-sample gradients need a loss that is a sum or a mean over samples; "
+            f"{loss_name(loss)} gives {float(whole):.4g} for {len(raw)} samples "
+            f"together, and {float(terms.sum()):.4g} in all for one at a time. Leave "
+            "out what compares samples, and return (sum, count) where they weigh "
+            "differently."
+        )
 
 
 def _as_module(loss: Loss) -> nn.Module | None:

@@ -91,7 +91,7 @@ class TorchParts(LossParts):
                 "a loss must have a term for every sample to be differentiated per "
                 f"sample; without reduction {self.name} gives shape "
                 f"{tuple(terms.shape)} for {len(raw)} samples. Pass a callable that "
-                "takes a batch of one sample."
+                "is a sum over samples."
             )
         return terms.reshape(len(raw), -1).sum(1)
 
