@@ -264,3 +264,34 @@ def test_chunk_buffers_are_no_larger_than_the_data():
     jacobian = es.InputJacobian(es.Problem(case.model, case.batches, batch_size=10**6))
     _, rows = next(jacobian.row_blocks())
     assert rows.untyped_storage().nbytes() == 7 * 24 * 8
+
+
+def large_jacobian(kind: str) -> Jacobian:
+    """Finite entries whose squares are not: of the inputs, or of the weights."""
+    model = nn.Linear(3, 2)
+    x = torch.linspace(1, 2, 15).view(5, 3)
+    with torch.no_grad():
+        model.weight.fill_(3e19 if kind == "inputs" else 1)
+    if kind == "inputs":
+        return es.InputJacobian(es.Problem(model, x))
+    jacobian = es.ParameterJacobian(es.Problem(model, 3e19 * x))
+    return es.Dense(jacobian.dense()) if kind == "dense" else jacobian
+
+
+@pytest.mark.message
+@pytest.mark.parametrize("kind", ["inputs", "parameters", "dense"])
+def test_norms_and_gram_matrices_that_overflow_are_refused(kind, tmp_path):
+    jacobian = large_jacobian(kind)
+    with pytest.raises(ValueError, match=r"norms of rows .* number 0 overflows"):
+        jacobian.squared_row_norms()
+    with pytest.raises(ValueError, match=r"norms of columns .* number 0 overflows"):
+        jacobian.squared_column_norms()
+    for side in SIDES:
+        with pytest.raises(ValueError, match="rows of a Gram matrix must be finite"):
+            es.gram(jacobian, side=side).dense()
+    if isinstance(jacobian, es.InputJacobian):
+        with es.Run.create(tmp_path / "run", verb="jacobian", arguments={}) as run:
+            for side in SIDES:
+                with pytest.raises(ValueError, match="of a Gram matrix must be finite"):
+                    es.gram(jacobian, side=side).write(run, name=side)
+                assert len(run.open_array(side).missing()) == 1

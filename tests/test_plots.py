@@ -36,6 +36,16 @@ def test_a_histogram_on_the_linear_axis_shows_all_weight():
     assert legend_of(ax) == ["a"]
 
 
+def test_large_numbers_on_a_linear_axis_have_their_power_at_the_tick():
+    """One power for the whole axis would run into the label of the axis."""
+    large = Spectrum.from_eigenvalues(1e9 * heavy().values)
+    ax = plot_density(axes(), {"a": large}, scale="linear")
+    FigureCanvasAgg(ax.get_figure(root=True)).draw()
+    assert ax.xaxis.get_offset_text().get_text() == ""
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert all(text == "0" or r"\cdot 10^{" in text for text in labels)
+
+
 def test_overlaid_spectra_have_their_own_colors_and_the_axes_have_units():
     spectra = {f"run {seed}": heavy(seed=seed) for seed in range(3)}
     ax = plot_density(axes(), spectra)

@@ -9,6 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope.operators.base import Jacobian
+from eigenscope.operators.overflow import require_no_overflow
+from eigenscope.operators.streams import COLUMN_NORMS, ROW_NORMS
 
 
 @final
@@ -81,8 +83,8 @@ class Dense(Jacobian):
 
     @override
     def squared_row_norms(self) -> Float[Tensor, " row"]:
-        return self._matrix.square().sum(1)
+        return require_no_overflow(self._matrix.square().sum(1), ROW_NORMS)
 
     @override
     def squared_column_norms(self) -> Float[Tensor, " column"]:
-        return self._matrix.square().sum(0)
+        return require_no_overflow(self._matrix.square().sum(0), COLUMN_NORMS)

@@ -16,6 +16,7 @@ from eigenscope.operators.base import Jacobian, SymmetricOperator
 from eigenscope.operators.dense import Dense
 from eigenscope.operators.gram_tiles import FACTOR_DTYPE, write_gram
 from eigenscope.operators.jacobian import InputJacobian
+from eigenscope.operators.overflow import require_no_overflow
 from eigenscope.operators.streams import streamed_gram_product
 from eigenscope.store import Run, TiledArray
 
@@ -122,7 +123,7 @@ class Gram(SymmetricOperator):
                 panels = self.factor.row_panels(rest)
                 self._add_up(result, (panel.T for panel in panels))
         mirror_lower(result)
-        return result
+        return require_no_overflow(result, "rows of a Gram matrix")
 
     def _add_up(self, result: Tensor, panels: Iterator[Tensor]) -> None:
         """Add P Pᵀ for this rank's columns of every panel P."""

@@ -15,6 +15,7 @@ from eigenscope.kernels.triangles import (
     mirror_lower,
 )
 from eigenscope.operators.jacobian import InputJacobian
+from eigenscope.operators.overflow import require_no_overflow
 from eigenscope.operators.stored_blocks import StoredBlocks
 from eigenscope.progress import progress
 from eigenscope.store import Run, TiledArray
@@ -155,6 +156,7 @@ def _write_row_side(
             mirror_lower(target)
         else:
             add_product(target, panel, other, fresh=True)
+        require_no_overflow(target, "rows of a Gram matrix", first=row * tile)
         array.write((row, column), target.numpy())
         yield
 
@@ -191,6 +193,7 @@ def _write_column_side(
                     add_product(total[:, :first], part[first:last], before, fresh=fresh)
                 add_lower_product(total[:, first:], part[first:last], fresh=fresh)
         mirror_lower(total[:, first:])
+        require_no_overflow(total, "rows of a Gram matrix", first=first)
         with ranks.together():
             for index in ranks.deal([i for i in pending if i[0] // together == group]):
                 whole, columns = array.selection(index)

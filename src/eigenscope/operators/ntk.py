@@ -22,6 +22,7 @@ from eigenscope.kernels.tangent import groups_of
 from eigenscope.operators.base import SymmetricOperator
 from eigenscope.operators.gram import StoredGram
 from eigenscope.operators.kernel_tiles import write_kernels
+from eigenscope.operators.overflow import require_no_overflow
 from eigenscope.operators.parameter_jacobian import ParameterJacobian
 from eigenscope.problem import Problem
 from eigenscope.store import Run
@@ -127,7 +128,8 @@ class NTK(SymmetricOperator):
         norms = self._jacobian.squared_row_norms()
         if self.outputs == "full":
             return norms
-        return norms.view(-1, self.problem.num_outputs).sum(1)
+        sums = norms.view(-1, self.problem.num_outputs).sum(1)
+        return require_no_overflow(sums, "the diagonal of a tangent kernel")
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:

@@ -19,8 +19,9 @@ from eigenscope.jacobian import (
     require_finite_rows,
 )
 from eigenscope.operators.base import Jacobian
+from eigenscope.operators.overflow import require_no_overflow
 from eigenscope.operators.stored_rows import StoredRows
-from eigenscope.operators.streams import sum_dtype
+from eigenscope.operators.streams import COLUMN_NORMS, ROW_NORMS, sum_dtype
 from eigenscope.problem import (
     Batch,
     ModelState,
@@ -209,7 +210,7 @@ class ParameterJacobian(Jacobian):
                     for _, part in _merged(chunk.parts()):
                         rows += part.squared_norms()
                 self._require_finite(batch, rows)
-        return result.flatten()
+        return require_no_overflow(result.flatten(), ROW_NORMS)
 
     @override
     def squared_column_norms(self) -> Float[Tensor, " column"]:
@@ -221,7 +222,7 @@ class ParameterJacobian(Jacobian):
                     for name, part in _merged(chunk.parts()):
                         result[self.columns[name]] += part.squared_sums().flatten()
                 self._require_finite(batch, result)
-        return result.to(self.dtype)
+        return require_no_overflow(result.to(self.dtype), COLUMN_NORMS)
 
     def write(
         self,

@@ -9,6 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigenscope.operators.base import Jacobian
+from eigenscope.operators.overflow import require_no_overflow
+
+ROW_NORMS = "squared norms of rows"
+COLUMN_NORMS = "squared norms of columns"
 
 
 def streamed_product(
@@ -56,7 +60,7 @@ def streamed_row_norms(jacobian: Jacobian) -> Float[Tensor, " row"]:
     with jacobian.ranks.sum_over_ranks(result):
         for start, rows in jacobian.row_blocks():
             result[start : start + len(rows)] = rows.to(wide).square_().sum(1)
-    return result.to(jacobian.dtype)
+    return require_no_overflow(result.to(jacobian.dtype), ROW_NORMS)
 
 
 def streamed_column_norms(jacobian: Jacobian) -> Float[Tensor, " column"]:
@@ -66,7 +70,7 @@ def streamed_column_norms(jacobian: Jacobian) -> Float[Tensor, " column"]:
     with jacobian.ranks.sum_over_ranks(result):
         for _, rows in jacobian.row_blocks():
             result += rows.to(wide).square_().sum(0)
-    return result.to(jacobian.dtype)
+    return require_no_overflow(result.to(jacobian.dtype), COLUMN_NORMS)
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -18,6 +18,7 @@ from eigenscope.plots.style import (
     SQUARED_NORM,
     legend_share,
     looks,
+    tick_linear_axis,
     tick_log_axis,
     with_error,
     write_legend,
@@ -197,6 +198,7 @@ def _frame(
         tick_log_axis(ax.xaxis)
         return
     ax.set_xlim(low, high)
+    tick_linear_axis(ax.xaxis)
     least = min(
         float(spectrum.weights[spectrum.weights > 0].min()) / found.bandwidth
         for spectrum, found in shown.values()

@@ -46,6 +46,9 @@ MAX_LOG10: Final = 250.0  # beyond it the ticks of a log axis overflow
 _MOST_INSIDE: Final = 5  # legend entries within axes
 _BELOW_LABELS: Final = 0.5  # inches from the axis to below its label
 
+_PLAIN: Final = (1e-3, 1e5)  # numbers that a linear axis shows without a power
+_FEW_TICKS: Final = 5
+
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": ["DejaVu Sans", "STIXGeneral"],  # the second has 𝒥
     "font.size": 10.0,
@@ -168,6 +171,26 @@ def tick_log_axis(axis: Axis) -> None:
         axis.set_major_formatter(FuncFormatter(_plain))
         axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
+
+
+def tick_linear_axis(axis: Axis) -> None:
+    """Label a linear axis, whose limits are final, with powers of ten at every tick.
+
+    A power beside the axis, where matplotlib has it, runs into the axis' own label.
+
+    Args:
+        axis: Of linear scale; numbers from 10⁻³ to 10⁵ stay as they are.
+    """
+    largest = max(abs(end) for end in axis.get_view_interval())
+    if largest == 0 or _PLAIN[0] <= largest < _PLAIN[1]:
+        return
+    power = math.floor(math.log10(largest))
+
+    def text(value: float, _: int | None) -> str:
+        return rf"${value / 10.0**power:.4g} \cdot 10^{{{power}}}$" if value else "0"
+
+    axis.set_major_locator(MaxNLocator(_FEW_TICKS))
+    axis.set_major_formatter(FuncFormatter(text))
 
 
 def _has_long_legend(ax: Axes) -> bool:
