@@ -83,7 +83,8 @@ def apply_function(
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be positive and finite; got {tolerance}.")
     rows = vectors.reshape(products.dim, -1).T.to(products.device, products.dtype)
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    lengths = lengths.to(rows)
     if not bool((lengths > 0).all()):
         raise ValueError("vectors must not be zero; f(A) 0 is 0. Leave them out.")
     if run is not None:

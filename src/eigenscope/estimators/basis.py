@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigenscope.budget import rows_within
+from eigenscope.estimators.long_vectors import inner_products
 
 _PANEL_BYTES: Final = 2**26  # made and released together
 _COLUMNS_AT_ONCE: Final = 2**14  # entries of all vectors that are turned together
@@ -92,14 +93,15 @@ class Basis:
             block: Some vectors for each set.
 
         Returns:
-            ⟨v_i, y_j⟩ on the block's device.
+            ⟨v_i, y_j⟩ in float64, on the block's device.
         """
         parts = [
-            torch.bmm(panel, block.to(panel.device).mT).to(self._device)
+            inner_products(panel, block.to(panel.device)).to(self._device)
             for panel in self._used()
         ]
         if not parts:
-            return block.new_zeros(self._num_groups, 0, block.shape[1])
+            shape = (self._num_groups, 0, block.shape[1])
+            return block.new_zeros(shape, dtype=torch.float64)
         return torch.cat(parts, 1)
 
     def combine(
@@ -129,7 +131,7 @@ class Basis:
             block: Changed in place.
 
         Returns:
-            The coefficients that were taken out, of both passes.
+            The coefficients that were taken out, of both passes, in float64.
 
         References:
             Giraud, Langou, Rozložník (2005), Comput. Math. Appl. 50: twice is enough.

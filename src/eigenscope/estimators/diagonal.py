@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eigenscope._types import require_choice
 from eigenscope.estimators.interruption import Interrupted
+from eigenscope.estimators.long_vectors import inner_products
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probing import MeanOfTerms, Probing
 from eigenscope.spectra import Estimate
@@ -96,7 +97,8 @@ def _estimated(work: Probing) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"
     mean = MeanOfTerms()
     for probes, images in work.groups("probes", count):
         if basis is not None:
-            images.addmm_(images @ basis.T, basis, alpha=-1)
+            inside = inner_products(images, basis).to(images)
+            images.addmm_(inside, basis, alpha=-1)
         mean.add(probes * images)
     value, stderr = mean.result()
     return known + value, stderr

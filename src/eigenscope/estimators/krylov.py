@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eigenscope.estimators.basis import Basis
 from eigenscope.estimators.lapack import small_eigenpairs
+from eigenscope.estimators.long_vectors import inner_products, orthonormal_rows
 from eigenscope.estimators.probes import draw_probes
 from eigenscope.estimators.products import Products, require_symmetric_part
 
@@ -115,7 +116,7 @@ class KrylovSpace:
         lengths = torch.linalg.vector_norm(images, dim=1, dtype=torch.float64)
         self.norm = max(self.norm, float(lengths.max()))
         self._basis.append(block[None])
-        taken = self._basis.remove(images[None])[0].double().cpu().numpy()
+        taken = self._basis.remove(images[None])[0].cpu().numpy()
         self._require_symmetric(taken, old)
         corner = taken[old:]
         projected = np.zeros((self.size, self.size))
@@ -178,7 +179,7 @@ class KrylovSpace:
         """
         self._basis = self._empty()
         self._basis.append(vectors[None])
-        taken = self._basis.remove(images[None])[0].double().cpu().numpy()
+        taken = self._basis.remove(images[None])[0].cpu().numpy()
         self._projected = (taken + taken.T) / 2
         self.norm = max(self.norm, float(np.abs(self._projected).max()))
         self._next, self._coupling = self._orthonormal(images, scale=self.norm)
@@ -257,17 +258,17 @@ class KrylovSpace:
         if self.is_whole or not len(rows):
             return rows[:0], np.zeros((0, len(rows)))
         rounding = self._products.epsilon * scale
-        columns, triangle = torch.linalg.qr(rows.T)
-        left, lengths, _ = torch.linalg.svd(triangle.double())
+        orthonormal, triangle = orthonormal_rows(rows)
+        left, lengths, _ = torch.linalg.svd(triangle)
         count = int((lengths > _SLACK * rounding).sum())
         count = min(count, self._products.dim - self.size)
-        found = (columns @ left[:, :count].to(columns)).T.contiguous()
-        mixing = left[:, :count].T @ triangle.double()
+        found = left[:, :count].T.to(orthonormal) @ orthonormal
+        mixing = left[:, :count].T @ triangle
         # What was short has lost its orthogonality by the factor that it grew.
         shortest = 0.01 * float(lengths[0]) + 1e4 * rounding
         if count and float(lengths[count - 1]) < shortest:
             self._basis.remove(found[None])
-            found = torch.linalg.qr(found.T)[0].T.contiguous()
+            found, _ = orthonormal_rows(found)
             self._basis.remove(found[None])
-            mixing = found.double() @ rows.T.double()
+            mixing = inner_products(found, rows)
         return found, mixing.cpu().numpy()

@@ -3,15 +3,15 @@
 from typing import Final, final
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from eigenscope.estimators.long_vectors import inner, normalize, project_off
 from eigenscope.estimators.outer import Outer
 from eigenscope.estimators.probes import draw_probes
 from eigenscope.estimators.products import Products
-from eigenscope.estimators.recurrences import Recurrences, project_off
+from eigenscope.estimators.recurrences import Recurrences
 from eigenscope.estimators.sampling import Sample, Sampler
 
 _MARGIN: Final = 0.02  # of the interval, at either end
@@ -94,7 +94,7 @@ class ChebyshevSampler(Sampler):
             device=self._products.device,
         )
         project_off(probes, self._outer.vectors)
-        probes /= torch.linalg.vector_norm(probes, dim=1, keepdim=True)
+        normalize(probes)
         self._moments = [np.ones(len(indices))]
         self._pair = (probes, probes)
 
@@ -131,10 +131,10 @@ class ChebyshevSampler(Sampler):
         images.add_(last, alpha=-center).div_(half)
         first = len(self._moments) == 1
         new = images if first else images.mul_(2).sub_(before)
-        squares = _inner(new, new)
+        squares = inner(new, new).numpy()
         if bool((squares > _GROWTH).any()):
             return False
-        mixed = _inner(new, last)
+        mixed = inner(new, last).numpy()
         start = self._moments[0]
         if first:
             self._moments += [mixed, 2 * squares - start]
@@ -195,7 +195,3 @@ def chebyshev_measure(
     weights = (moments * factors) @ np.cos(np.outer(order, angles)) / num_places
     weights = np.maximum(weights, 0.0)
     return np.cos(angles), weights / weights.sum(1, keepdims=True)
-
-
-def _inner(left: Tensor, right: Tensor) -> Float[np.ndarray, "probe"]:
-    return (left.double() * right.double()).sum(1).cpu().numpy()

@@ -12,10 +12,13 @@ from torch import Tensor
 from eigenscope._types import JsonValue
 from eigenscope.estimators.dense import code
 from eigenscope.estimators.kept import KeptImages
+from eigenscope.estimators.long_vectors import (
+    orthonormal_rows,
+    project_off,
+)
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import ProbeLaw, draw_probes, first_seed
 from eigenscope.estimators.products import Products
-from eigenscope.estimators.recurrences import project_off
 from eigenscope.progress import progress
 from eigenscope.spectra import Estimate
 from eigenscope.store import Run
@@ -201,9 +204,10 @@ class Probing:
             The basis, of fewer vectors where A has a smaller rank.
         """
         sketch = torch.cat([images for _, images in self.groups("sketch", count)])
-        left, sizes, _ = torch.linalg.svd(sketch.T, full_matrices=False)
+        orthonormal, triangle = orthonormal_rows(sketch)
+        left, sizes, _ = torch.linalg.svd(triangle)
         limit = _RANK * self.products.epsilon * float(sizes[0])
-        return left[:, sizes > limit].T.contiguous()
+        return left[:, sizes > limit].T.to(orthonormal) @ orthonormal
 
     def partial(self) -> Estimate | None:
         """The mean over the probes that were multiplied as they are.
@@ -246,18 +250,3 @@ class Probing:
             num_matvecs=self.products.count,
             provenance=self._made | how | code(),
         )
-
-
-def inner(
-    left: Float[Tensor, "vector dim"], right: Float[Tensor, "vector dim"]
-) -> Float[Tensor, "vector"]:
-    """⟨x, y⟩ of rows, in float64 on the CPU.
-
-    Args:
-        left: The x.
-        right: The y.
-
-    Returns:
-        One number a row.
-    """
-    return (left.double() * right.double()).sum(1).cpu()

@@ -9,23 +9,10 @@ from torch import Tensor
 
 from eigenscope.estimators.basis import Basis
 from eigenscope.estimators.lapack import small_eigenpairs
+from eigenscope.estimators.long_vectors import normalize, project_off
 from eigenscope.estimators.products import Products, require_symmetric_part
 
 _SLACK: Final = 20.0  # roundings of a product: what is below is no new direction
-
-
-def project_off(
-    rows: Float[Tensor, "vector dim"], outer: Float[Tensor, "outer dim"]
-) -> None:
-    """Make rows orthogonal to orthonormal ones, in place, by two passes.
-
-    Args:
-        rows: Changed in place.
-        outer: Orthonormal rows; there may be none.
-    """
-    if len(outer):
-        for _ in range(2):
-            rows.addmm_(rows @ outer.T, outer, alpha=-1)
 
 
 @final
@@ -53,7 +40,7 @@ class Recurrences:
     ) -> None:
         self._products, self._outer, self._norm = products, outer, norm
         project_off(probes, outer)
-        probes /= torch.linalg.vector_norm(probes, dim=1, keepdim=True)
+        normalize(probes)
         self._next = probes
         self._basis = Basis(
             len(probes),
@@ -91,7 +78,7 @@ class Recurrences:
         self._norm = max(self._norm, float(lengths.max()))
         project_off(images, self._outer)
         self._basis.append(self._next[:, None])
-        taken = self._basis.remove(images[:, None])[..., 0].double().cpu().numpy()
+        taken = self._basis.remove(images[:, None])[..., 0].cpu().numpy()
         self._require_symmetric(taken)
         project_off(images, self._outer)
         left = torch.linalg.vector_norm(images, dim=1, dtype=torch.float64)

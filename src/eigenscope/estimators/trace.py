@@ -9,9 +9,10 @@ from torch import Tensor
 
 from eigenscope._types import require_choice
 from eigenscope.estimators.interruption import Interrupted
+from eigenscope.estimators.long_vectors import inner, orthonormal_rows
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import ProbeLaw
-from eigenscope.estimators.probing import MeanOfTerms, Probing, inner
+from eigenscope.estimators.probing import MeanOfTerms, Probing
 from eigenscope.spectra import Estimate
 from eigenscope.store import Run
 
@@ -132,9 +133,7 @@ def _xtrace(work: Probing) -> tuple[float, float]:
     pairs = list(work.groups("sketch", count))
     probes = torch.cat([v for v, _ in pairs])
     sketch = torch.cat([image for _, image in pairs])
-    columns, triangle = torch.linalg.qr(sketch.T)
-    triangle = triangle.double()
-    basis = columns.T.contiguous()
+    basis, triangle = orthonormal_rows(sketch)
     images = work.images("range", basis)
     inside = basis.double() @ images.double().T  # H = QᵀAQ
     sizes = torch.linalg.svdvals(triangle)
