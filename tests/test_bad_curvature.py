@@ -117,6 +117,54 @@ def test_sums_need_symmetric_operators_of_one_shape(problem):
         _ = operator - es.Hessian(problem.with_params("0.*"))
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda a: a * a, r"and numbers; got Hessian\. .* A @ X for a product"),
+        (lambda a: a * "2", r"and numbers; got str\."),
+        (lambda a: a * 1j, r"and numbers; got complex\."),
+        (lambda a: a / True, r"and numbers; got bool\."),
+        (lambda a: 1 + a, r"and numbers; got int\. Use A\.shifted\(c\) for A \+ c I"),
+        (lambda a: torch.eye(31).double() - a, r"and numbers; got Tensor\."),
+        (lambda a: a.shifted("1"), r"and numbers; got str\."),
+        (
+            lambda a: a @ a,
+            r"a torch tensor; got Hessian\. .*for a product of operators",
+        ),
+    ],
+)
+def test_what_cannot_be_composed_is_refused(problem, build, message):
+    with pytest.raises(TypeError, match=message):
+        build(es.Hessian(problem))
+
+
+def test_factors_are_finite_and_divisors_not_zero(problem):
+    operator = es.Hessian(problem)
+    with pytest.raises(ValueError, match=r"divided by any number but 0"):
+        _ = operator / 0
+    for factor in (float("nan"), torch.tensor(float("inf"))):
+        with pytest.raises(ValueError, match=r"must be finite; got (nan|inf)"):
+            _ = operator * factor  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", [es.Hessian, es.GaussNewton, es.Fisher])
+def test_a_budget_that_is_no_size_is_refused_at_once(problem, kind):
+    with pytest.raises(ValueError, match=r"a memory size must be .*got 'lots'"):
+        kind(problem, memory="lots")
+
+
+def test_entries_that_overflow_are_refused():
+    data = (torch.full((3, 2), 1e25), torch.zeros(3, 2))
+    model = nn.Linear(2, 2)
+    nn.init.zeros_(model.weight)
+    operator = es.GaussNewton(es.Problem(model, data, loss=nn.MSELoss()))
+    for use in (operator.diagonal, operator.dense):
+        with pytest.raises(
+            ValueError, match=r"must be finite; number 0 overflows torch"
+        ):
+            use()
+
+
 def test_a_model_that_changed_is_noticed_by_every_use(problem):
     operators = [es.Hessian(problem), es.GaussNewton(problem)]
     vector = torch.ones(operators[0].shape[0], dtype=torch.float64)

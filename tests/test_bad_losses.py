@@ -41,6 +41,16 @@ def risk(loss: Any, targets: Any = Y, model: nn.Module | None = None) -> Risk:
         (CLASSES, Y * 0 - 100, r"at least one term .* all 5 samples is 0\. Are all"),
         (nn.CrossEntropyLoss(weight=torch.zeros(3)), Y, r"or their class weights zero"),
         (
+            nn.CrossEntropyLoss(weight=torch.ones(2)),
+            Y,
+            r"weight of cross-entropy .* axis 1 of the output, shape \(3,\); got.*\(2",
+        ),
+        (
+            nn.BCEWithLogitsLoss(pos_weight=torch.ones(4)),
+            X[:, :3],
+            r"pos_weight of binary .* output, \(3,\), or broadcast to it; got.*\(4,\)",
+        ),
+        (
             nn.CrossEntropyLoss(reduction="none"),
             Y,
             "has reduction='none'",

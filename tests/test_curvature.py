@@ -8,10 +8,11 @@ import pytest
 import torch
 from curvature_zoo import LOSSES, MODELS, NAMES, PIECEWISE_LINEAR
 from numpy.testing import assert_allclose
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 import eigenscope as es
+from eigenscope.autodiff import twice_differentiable_bags
 
 # Sums of some hundred terms in float64, in other orders.
 EXACT: Any = {"rtol": 1e-9, "atol": 1e-12}
@@ -239,6 +240,9 @@ def test_sums_multiples_and_shifts_are_operators_with_blocks():
     combined = 2.0 * (h + g).shifted(0.5) - g * 3.0 + (-h)
     expected = 2 * (hessian_matrix + other + 0.5 * eye) - 3 * other - hessian_matrix
     check(combined, expected)
+    check(sum([h, g]) / 4, (hessian_matrix + other) / 4)
+    three: Any = torch.tensor(3.0)
+    check(three * h, 3 * hessian_matrix)
     for name, block in es.layer_blocks(combined).items():
         rows = h.layout.columns[name]
         check(block, expected[rows, rows])
@@ -280,3 +284,58 @@ def test_operators_work_where_nothing_is_recorded(mode):
         found = (operator @ ones, operator.diagonal())
     assert_close(found[0].clone(), matrix.sum(1), **EXACT)
     assert_close(found[1].clone(), matrix.diagonal(), **EXACT)
+
+
+class Bags(nn.Module):
+    """Bags of words of unequal length behind a curved layer, two at a time."""
+
+    def __init__(self, mode: Any, *, plain: bool) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(7, 3, mode=mode, padding_idx=6).double()
+        self.head = nn.Linear(3, 4).double()
+        self.mode, self.plain = mode, plain
+
+    def forward(self, words: Tensor) -> Tensor:
+        if not self.plain:
+            return self.head(torch.tanh(self.bag(words)))
+        pooled: list[Tensor] = []
+        for row in words:
+            rows = self.bag.weight[row[row != 6]]
+            if not len(rows):
+                pooled.append(torch.zeros(3).double())
+            elif self.mode == "max":
+                pooled.append(torch.stack([column.max() for column in rows.T]))
+            else:
+                pooled.append(rows.sum(0) / (len(rows) if self.mode == "mean" else 1))
+        return self.head(torch.tanh(torch.stack(pooled)))
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("kind", [es.Hessian, es.GaussNewton])
+def test_bags_of_embeddings_have_second_derivatives(mode, kind):
+    words = torch.tensor([[0, 1, 1], [2, 6, 3], [6, 6, 6], [4, 5, 0], [1, 6, 6]])
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    found: list[Any] = []
+    for plain in (False, True):
+        torch.default_generator.manual_seed(0)
+        model = Bags(mode, plain=plain)
+        problem = es.Problem(
+            model, (words, labels), loss=nn.CrossEntropyLoss(), batch_size=2
+        )
+        operator = kind(problem)
+        found.append(operator @ torch.eye(operator.shape[0]).double())
+    assert_close(found[0], found[1], **EXACT)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("has_last", [True, False])
+def test_bags_by_offsets_are_those_of_torch(mode, has_last):
+    bag = nn.EmbeddingBag(
+        9, 3, mode=mode, padding_idx=-2, include_last_offset=has_last
+    ).double()
+    words, offsets = torch.tensor([0, 1, 7, 2, 3, 8, 8]), torch.tensor([0, 3, 3, 6])
+    offsets = torch.cat([offsets, torch.tensor([7])]) if has_last else offsets
+    weights = torch.linspace(-1, 2, 7).double() if mode == "sum" else None
+    expected = bag(words, offsets, weights)
+    with twice_differentiable_bags(bag):
+        assert_close(bag(words, offsets, weights), expected, **EXACT)

@@ -288,6 +288,25 @@ def test_options_out_of_range_are_refused(k, options, message):
 
 
 @pytest.mark.message
+@pytest.mark.message
+@pytest.mark.parametrize("scale", [1e-200, 1e160])
+def test_products_whose_squares_are_no_numbers_are_refused(scale):
+    matrix, _ = planted(np.linspace(1.0, 4.0, 80))
+    operator = Blind(scale * matrix)
+    message = r"between 1e-140 and 1e\+140 in size, .* Pass .* \* operator, and divide"
+    calls: list[Any] = [
+        lambda: es.top_eigenpairs(operator, 2, method="lanczos"),
+        lambda: es.spectrum(operator, method="slq"),
+        lambda: es.trace(operator, num_matvecs=20),
+        lambda: es.diagonal(operator, num_matvecs=20),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
+    scaled = es.top_eigenpairs(operator / scale, 2, method="lanczos")
+    assert scaled.values.tolist() == pytest.approx([4.0, 4 - 3 / 79])
+
+
 def test_another_search_by_the_same_name_is_refused(tmp_path):
     matrix, _ = planted(np.linspace(0.0, 1.0, 200) ** 3)
     with es.Run.create(tmp_path / "run", verb="test", arguments={}) as run:

@@ -283,6 +283,8 @@ def test_a_weak_tail_is_fitted_to_weighted_values():
     [
         ({"method": "lanczos"}, "method must be one of 'auto', 'exact', 'slq', 'kpm'"),
         ({"method": "slq", "tolerance": -1.0}, "tolerance must be finite and at leas"),
+        ({"method": "exact", "tolerance": -1.0}, "tolerance must be finite and at le"),
+        ({"memory": "lots"}, "a memory size must be a number of bytes .*got 'lots'"),
         ({"method": "slq", "max_probes": 1}, "max_probes must be at least 2; got 1"),
         ({"method": "kpm", "max_steps": 1}, "max_steps must be at least 2; got 1"),
         ({"method": "slq", "num_outer": -1}, "num_outer must be at least 0; got -1"),
@@ -355,3 +357,37 @@ def test_errors_sums_and_bands_are_calibrated(family, method):
     # At a true level of 95 %, 9 or fewer of 12 come in 2 % of runs.
     assert sum(sums) >= 10
     assert np.mean(bands) >= 0.93
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_few_probes_that_miss_an_outlier_know_how_little_they_know(method):
+    values = np.concatenate([[30.0], np.linspace(-1.0, 1.0, 299)])
+    diagonal = torch.from_numpy(values)
+    operator = Blind(torch.diag(diagonal), lambda block: diagonal[:, None] * block)
+    options: Any = {"max_probes": 4, "max_steps": 8, "num_outer": 0, "tolerance": 0.0}
+    hits = 0
+    for seed in range(60):
+        found = es.spectrum(
+            operator, method=method, generator=generator(seed), **options
+        )
+        low, high = found.sum(np.square).interval()
+        hits += low <= (values**2).sum() <= high
+    # At a true level of 95 %, 52 or fewer of 60 come in 1 % of runs.
+    assert hits >= 53
+
+
+def test_an_interval_has_student_s_factor_and_the_bias_on_both_sides():
+    few = es.Estimate(value=1.0, stderr=0.1, num_matvecs=4, num_terms=4, bias=0.5)
+    assert few.interval() == pytest.approx((0.5 - 0.31824, 1.5 + 0.31824), abs=1e-5)
+    many = es.Estimate(value=1.0, stderr=0.1, num_matvecs=4)
+    assert many.interval(0.68268949) == pytest.approx((0.9, 1.1), abs=1e-6)
+    found: Any = es.diagonal(torch.ones(30, 30).double(), num_matvecs=8)
+    low, high = found.interval()
+    torch.testing.assert_close((low + high) / 2, found.value)
+    torch.testing.assert_close((high - low) / 2, 2.364624 * found.stderr)
+
+
+@pytest.mark.message
+def test_a_level_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"level must be between 0 and 1; got 95"):
+        es.Estimate(value=1.0, stderr=0.1, num_matvecs=4).interval(95)

@@ -1,5 +1,6 @@
 """The only caller of autograd: blocks of first and second-order products."""
 
+from eigenscope.autodiff.bags import twice_differentiable_bags
 from eigenscope.autodiff.convolution import convolution_weight_gradient
 from eigenscope.autodiff.first_order import (
     cotangents,
@@ -59,6 +60,7 @@ __all__ = [
     "recording",
     "second_derivative",
     "twice_differentiable",
+    "twice_differentiable_bags",
     "vector_jacobian_product",
     "writable_empty",
 ]

@@ -85,8 +85,10 @@ def diagonal(
         raise Interrupted(work.partial()) from None
 
 
-def _estimated(work: Probing) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"]]:
-    """diag(QQᵀA), and the mean and its error of v ∘ (I - QQᵀ)Av."""
+def _estimated(
+    work: Probing,
+) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"], int]:
+    """diag(QQᵀA), the mean and its error of v ∘ (I - QQᵀ)Av, and how many these are."""
     known = torch.zeros(work.products.dim, dtype=torch.float64)
     basis, count = None, work.num_matvecs
     if work.method == "hutch++":
@@ -100,5 +102,5 @@ def _estimated(work: Probing) -> tuple[Float[Tensor, "dim"], Float[Tensor, "dim"
             inside = inner_products(images, basis).to(images)
             images.addmm_(inside, basis, alpha=-1)
         mean.add(probes * images)
-    value, stderr = mean.result()
-    return known + value, stderr
+    value, stderr, seen = mean.result()
+    return known + value, stderr, seen

@@ -59,16 +59,16 @@ class MeanOfTerms:
             self._mean = self._mean + change / self.count
             self._squares = self._squares + change * (term - self._mean)
 
-    def result(self) -> tuple[Any, Any]:
-        """The mean and its standard error.
+    def result(self) -> tuple[Any, Any, int]:
+        """The mean, its standard error, and the number of terms.
 
         Returns:
-            Two numbers, or two vectors.
+            The first two are numbers, or vectors.
         """
         stderr = (self._squares / (self.count * (self.count - 1))).sqrt()
         if self._mean.ndim:
-            return self._mean, stderr
-        return float(self._mean), float(stderr)
+            return self._mean, stderr, self.count
+        return float(self._mean), float(stderr), self.count
 
 
 @final
@@ -232,13 +232,17 @@ class Probing:
         return self.images("units", unit).diagonal().double().cpu()
 
     def finished(
-        self, value: float | Float[Tensor, "dim"], stderr: float | Float[Tensor, "dim"]
+        self,
+        value: float | Float[Tensor, "dim"],
+        stderr: float | Float[Tensor, "dim"],
+        num_terms: int | None = None,
     ) -> Estimate:
         """The estimate with its cost and provenance.
 
         Args:
             value: What was estimated.
             stderr: Its standard error.
+            num_terms: Terms whose spread that is.
 
         Returns:
             The result.
@@ -247,6 +251,7 @@ class Probing:
         return Estimate(
             value=value,
             stderr=stderr,
+            num_terms=num_terms,
             num_matvecs=self.products.count,
             provenance=self._made | how | code(),
         )

@@ -1,6 +1,7 @@
 """Products with a symmetric operator, counted and checked."""
 
-from typing import final
+import math
+from typing import Final, final
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,8 @@ from eigenscope._types import JsonValue
 from eigenscope.estimators.kept import KeptImages
 from eigenscope.estimators.matrices import Operand, require_square
 from eigenscope.operators import Dense, LinearOperator, SymmetricOperator
+
+_LARGEST: Final = 1e140
 
 
 @final
@@ -88,8 +91,20 @@ class Products:
                 "Look at the weights and the data for NaN and infinities (a training "
                 "run that diverged?), or compute in float64."
             )
+        if not self.count:
+            self._require_range(float(products.abs().max()))
         result = products.T.to(self.dtype)
         return result.clone() if result.is_contiguous() else result.contiguous()
+
+    def _require_range(self, largest: float) -> None:
+        """Raise if squares of what is of this size are no numbers."""
+        if largest and not 1 / _LARGEST < largest < _LARGEST:
+            unit = 2.0 ** round(-math.log2(largest))
+            raise ValueError(
+                f"products with the operator must be between {1 / _LARGEST:g} and "
+                f"{_LARGEST:g} in size, for their squares are needed; the first are "
+                f"{largest:.3g}. Pass {unit:g} * operator, and divide what comes out."
+            )
 
 
 def as_operator(operand: Operand) -> LinearOperator:

@@ -110,24 +110,24 @@ def trace(
         raise Interrupted(work.partial()) from None
 
 
-def _hutchinson(work: Probing) -> tuple[float, float]:
+def _hutchinson(work: Probing) -> tuple[float, float, int]:
     """The mean of vᵀAv."""
     groups = work.groups("probes", work.num_matvecs)
     return _mean(inner(v, image) for v, image in groups)
 
 
-def _hutch_plus_plus(work: Probing) -> tuple[float, float]:
+def _hutch_plus_plus(work: Probing) -> tuple[float, float, int]:
     """tr(QᵀAQ) and the mean of vᵀ(I - QQᵀ)A(I - QQᵀ)v."""
     third = work.num_matvecs // 3
     basis = work.range_of_sketch(third)
     known = float(inner(basis, work.images("range", basis)).sum())
     rest = work.num_matvecs - third - len(basis)
     groups = work.groups("probes", rest, without=basis)
-    mean, stderr = _mean(inner(v, image) for v, image in groups)
-    return known + mean, stderr
+    mean, stderr, count = _mean(inner(v, image) for v, image in groups)
+    return known + mean, stderr, count
 
 
-def _xtrace(work: Probing) -> tuple[float, float]:
+def _xtrace(work: Probing) -> tuple[float, float, int]:
     """Each probe in turn estimates what the sketch by all others leaves."""
     count = work.num_matvecs // 2
     pairs = list(work.groups("sketch", count))
@@ -139,7 +139,7 @@ def _xtrace(work: Probing) -> tuple[float, float]:
     sizes = torch.linalg.svdvals(triangle)
     if float(sizes[-1]) <= _RANK * work.products.epsilon * float(sizes[0]):
         # The sketch spans the whole range: nothing is left for a probe to see.
-        return float(inside.trace()), 0.0
+        return float(inside.trace()), 0.0, count
     left_out = torch.linalg.inv(triangle).T  # column i is normal to all but sketch i
     left_out /= torch.linalg.vector_norm(left_out, dim=0)
     coefficients = basis.double() @ probes.double().T  # column i is Qᵀv_i
@@ -152,12 +152,12 @@ def _xtrace(work: Probing) -> tuple[float, float]:
     # Given the other probes, the rest is uniform on a sphere: its length is known.
     scale = (dim - count + 1) / (rest * rest).sum(1)
     terms = inside.trace() - ((inside @ left_out) * left_out).sum(0)
-    mean, stderr = _mean([terms + scale * inner(rest, rest_images)])
-    return mean, _SHARED * stderr
+    mean, stderr, _ = _mean([terms + scale * inner(rest, rest_images)])
+    return mean, _SHARED * stderr, count
 
 
-def _mean(groups: Iterable[Float[Tensor, "probe"]]) -> tuple[float, float]:
-    """Mean of the terms of all groups, and its standard error."""
+def _mean(groups: Iterable[Float[Tensor, "probe"]]) -> tuple[float, float, int]:
+    """Mean of the terms of all groups, its standard error, and their number."""
     mean = MeanOfTerms()
     for terms in groups:
         mean.add(terms)

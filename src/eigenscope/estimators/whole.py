@@ -135,6 +135,7 @@ def spectrum(
     require_choice("method", method, Method)
     require_choice("factorization", factorization, Factorization)
     require_square(operator_or_matrix)
+    require_sizes(tolerance, max_probes, max_steps, num_outer)
     if method == "auto":
         method = chosen_method(operator_or_matrix, factorization, memory)
     if method == "exact":
@@ -149,7 +150,6 @@ def spectrum(
             "factorization='svd' and rank_bound are for method='exact'; got "
             f"method={method!r}. Leave them out, or compute the exact spectrum."
         )
-    require_sizes(tolerance, max_probes, max_steps, num_outer)
     made: dict[str, JsonValue] = {
         "method": method,
         "operator": type(operator_or_matrix).__name__,

@@ -99,6 +99,7 @@ class CrossEntropy(RiskLoss):
     @override
     def require_valid(self, raw: Tensor, targets: Any, start: int) -> None:
         self._require_shapes(raw, targets)
+        self._require_weights(raw)
         if targets.is_floating_point():
             return
         num_classes = raw.shape[-1 if self._next_token else 1]
@@ -236,3 +237,14 @@ class CrossEntropy(RiskLoss):
             f"{classes}{shares}; got {given}. The classes are on axis "
             f"{2 if self._next_token else 1} of the output."
         )
+
+    def _require_weights(self, raw: Tensor) -> None:
+        """Raise unless there is a weight for every class."""
+        if self._weight is None:
+            return
+        found, needed = tuple(self._weight.shape), (raw.shape[1],)
+        if found != needed:
+            raise ValueError(
+                f"weight of {self.name} must have one entry for each class on axis 1 "
+                f"of the output, shape {needed}; got shape {found}."
+            )

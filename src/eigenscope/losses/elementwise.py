@@ -98,6 +98,7 @@ class LogisticLoss(RiskLoss):
     @override
     def require_valid(self, raw: Tensor, targets: Any, start: int) -> None:
         require_equal_shapes(self.name, raw, targets)
+        self._require_weights(raw)
         outside = (targets < 0) | (targets > 1)
         if bool(outside.any()):
             place = outside.nonzero()[0].tolist()
@@ -151,6 +152,21 @@ class LogisticLoss(RiskLoss):
             pos_weight=pos_weight,
             reduction="none",
         )
+
+    def _require_weights(self, raw: Tensor) -> None:
+        """Raise unless weights can be broadcast over samples."""
+        own, shape = tuple(raw.shape[1:]), tuple(raw.shape)
+        given = {"weight": self._weight, "pos_weight": self._pos_weight}
+        for label, weight in given.items():
+            if weight is None:
+                continue
+            found = tuple(weight.shape)
+            pairs = zip(reversed(found), reversed(shape), strict=False)
+            if len(found) > len(shape) or any(w not in {1, s} for w, s in pairs):
+                raise ValueError(
+                    f"{label} of {self.name} must have the shape of one sample's "
+                    f"output, {own}, or broadcast to it; got shape {found}."
+                )
 
     def _mass(self, raw: Tensor, targets: Tensor) -> Tensor:
         wanted = targets.to(raw)

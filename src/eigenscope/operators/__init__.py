@@ -2,7 +2,6 @@
 
 from eigenscope.operators.base import (
     Combination,
-    Jacobian,
     LinearOperator,
     SymmetricOperator,
 )
@@ -17,6 +16,7 @@ from eigenscope.operators.jacobian import InputJacobian
 from eigenscope.operators.kinds import Curvature, curvature
 from eigenscope.operators.ntk import NTK
 from eigenscope.operators.parameter_jacobian import ParameterJacobian
+from eigenscope.operators.rows import Jacobian
 from eigenscope.operators.stored_rows import StoredRows
 
 __all__ = [

@@ -1,7 +1,9 @@
 """What every linear operator is: a shape, products both ways, a dense form."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, final
 
 import numpy as np
@@ -12,11 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope._types import JsonValue
-from eigenscope.budget import format_bytes
 from eigenscope.distributed import ALONE, Ranks
-from eigenscope.operators.panels import gathered
-
-_ROWS_TOGETHER = 2048
 
 
 class LinearOperator(ABC):
@@ -77,7 +75,8 @@ class LinearOperator(ABC):
         if not isinstance(x, Tensor):
             raise TypeError(
                 f"vectors must be a torch tensor; got {type(x).__name__}. Use "
-                "torch.from_numpy(x), or op.to_scipy() for NumPy vectors."
+                "torch.from_numpy(x), op.to_scipy() for NumPy vectors, or A @ (B @ x) "
+                "for a product of operators."
             )
         rows, columns = self.shape
         if x.ndim not in {1, 2} or len(x) != columns:
@@ -124,61 +123,6 @@ class LinearOperator(ABC):
         return ScipyLinearOperator(shape=self.shape, dtype=numpy_dtype, **products)
 
 
-class Jacobian(LinearOperator):
-    """A Jacobian whose rows come a block at a time."""
-
-    @abstractmethod
-    def row_blocks(self) -> Iterator[tuple[int, Float[Tensor, "row column"]]]:
-        """Yield (first row, block of own rows) in order; a block is reused later."""
-
-    def column_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
-        """Yield all columns in panels of whole columns of at most `max_bytes` each.
-
-        Args:
-            max_bytes: Memory for one panel.
-
-        Yields:
-            Panels from left to right.
-
-        Raises:
-            ValueError: If the matrix does not fit and cannot be cut into columns.
-        """
-        rows, columns = self.shape
-        needed = rows * columns * self.dtype.itemsize
-        if needed > max_bytes:
-            raise ValueError(
-                f"the {rows} × {columns} matrix takes {format_bytes(needed)} and must "
-                f"fit in memory for this side; the budget leaves "
-                f"{format_bytes(max_bytes)}. Give more memory, take side='columns', "
-                "or write it to a run: es.gram(jacobian).write(run)."
-            )
-        yield self.dense()
-
-    def row_panels(self, max_bytes: int) -> Iterator[Float[Tensor, "row column"]]:
-        """Yield this rank's rows in panels of at most `max_bytes`, or of one block.
-
-        Args:
-            max_bytes: Memory for one panel.
-
-        Yields:
-            Panels from top to bottom; their memory is used again.
-        """
-        row_bytes = self.shape[1] * self.dtype.itemsize
-        if self.ranks.size == 1 and self.shape[0] * row_bytes <= max_bytes:
-            yield self.dense()
-            return
-        together = max_bytes // (4 * row_bytes)  # blocks need memory, too
-        yield from gathered(self.row_blocks(), min(_ROWS_TOGETHER, together))
-
-    @abstractmethod
-    def squared_row_norms(self) -> Float[Tensor, " row"]:
-        """Return the diagonal of A Aᵀ without the matrix."""
-
-    @abstractmethod
-    def squared_column_norms(self) -> Float[Tensor, " column"]:
-        """Return the diagonal of AᵀA without the matrix."""
-
-
 class SymmetricOperator(LinearOperator):
     """A square operator with A = Aᵀ."""
 
@@ -199,12 +143,28 @@ class SymmetricOperator(LinearOperator):
 
     def shifted(self, shift: float) -> "SymmetricOperator":
         """Return A + σ I."""
-        return Combination([(1.0, self)], shift=shift)
+        return Combination([(1.0, self)], shift=_number(shift))
 
     @final
     def __add__(self, other: "SymmetricOperator") -> "SymmetricOperator":
         """Return A + B."""
         return Combination([(1.0, self), (1.0, other)])
+
+    @final
+    def __radd__(self, other: object) -> "SymmetricOperator":
+        """Return 0 + A, with which `sum(operators)` begins."""
+        if isinstance(other, Real) and other == 0:
+            return self
+        raise TypeError(_addends(other))
+
+    @final
+    def __rsub__(self, other: object) -> "SymmetricOperator":
+        """Refuse c - A.
+
+        Raises:
+            TypeError: Always: nothing that is no operator has operators subtracted.
+        """
+        raise TypeError(_addends(other))
 
     @final
     def __sub__(self, other: "SymmetricOperator") -> "SymmetricOperator":
@@ -214,12 +174,20 @@ class SymmetricOperator(LinearOperator):
     @final
     def __mul__(self, factor: float) -> "SymmetricOperator":
         """Return c A."""
-        return Combination([(factor, self)])
+        return Combination([(_number(factor), self)])
+
+    @final
+    def __truediv__(self, divisor: float) -> "SymmetricOperator":
+        """Return A / c."""
+        number = _number(divisor)
+        if number == 0:
+            raise ValueError("an operator can be divided by any number but 0.")
+        return Combination([(1 / number, self)])
 
     @final
     def __rmul__(self, factor: float) -> "SymmetricOperator":
         """Return c A."""
-        return Combination([(factor, self)])
+        return self * factor
 
     @final
     def __neg__(self) -> "SymmetricOperator":
@@ -384,10 +352,7 @@ class Transpose(LinearOperator):
 
 def _require_same_space(first: SymmetricOperator, other: SymmetricOperator) -> None:
     if not isinstance(other, SymmetricOperator):
-        raise TypeError(
-            "sums and multiples are made of symmetric operators and numbers; got "
-            f"{type(other).__name__}. Use A.shifted(c) for A + c I."
-        )
+        raise TypeError(_addends(other))
     spaces = [(op.shape, op.dtype, op.device) for op in (first, other)]
     if spaces[0] != spaces[1]:
         texts = [
@@ -398,3 +363,21 @@ def _require_same_space(first: SymmetricOperator, other: SymmetricOperator) -> N
             "operators that are added must have the same shape, dtype and device; got "
             f"{texts[0]} and {texts[1]}. Were they made with the same parameters?"
         )
+
+
+def _addends(given: object) -> str:
+    return (
+        "sums and multiples are made of symmetric operators and numbers; got "
+        f"{type(given).__name__}. Use A.shifted(c) for A + c I, A @ X for a product."
+    )
+
+
+def _number(factor: Any) -> float:
+    """Return a factor as a finite number."""
+    if isinstance(factor, Tensor | np.ndarray) and not factor.ndim:
+        factor = factor.item()
+    if not isinstance(factor, Real) or isinstance(factor, bool):
+        raise TypeError(_addends(factor))
+    if not math.isfinite(factor):
+        raise ValueError(f"factors and shifts must be finite; got {float(factor)}.")
+    return float(factor)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from eigenscope.budget import resolve
 from eigenscope.distributed import Ranks
 from eigenscope.losses import Risk
 from eigenscope.operators.base import SymmetricOperator
@@ -133,15 +134,18 @@ def restriction(operator: Operator, params: str | Sequence[str]) -> Operator:
     return other
 
 
-def require_parameters(problem: Problem) -> None:
-    """Raise unless a problem has parameters.
+def require_parameters(problem: Problem, memory: str | int | None) -> None:
+    """Raise unless a problem has parameters, and the budget is one.
 
     Args:
         problem: The problem.
+        memory: A budget, or None.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If there are none, or it is not a size.
     """
+    if memory is not None:
+        resolve(memory)
     if not problem.params:
         raise ValueError(
             "a curvature matrix needs parameters; the model has none that requires "

@@ -17,6 +17,7 @@ from eigenscope.autodiff import (
     recordable_batch,
     recording,
     twice_differentiable,
+    twice_differentiable_bags,
 )
 from eigenscope.losses import Risk
 from eigenscope.operators.curvature_graphs import Recorder
@@ -59,6 +60,7 @@ def recording_of(
     with ExitStack() as stack:
         stack.enter_context(left_as_found(problem.model))
         stack.enter_context(differentiable_tables(problem.model))
+        stack.enter_context(twice_differentiable_bags(problem.model))
         stack.enter_context(exactly_requiring_grad(leaves, others))
         stack.enter_context(recording())
         stack.enter_context(

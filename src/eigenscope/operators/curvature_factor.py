@@ -6,7 +6,7 @@ from the engines of parameter Jacobians and of kernels.
 """
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,12 @@ from eigenscope.jacobian import ParameterEngine
 from eigenscope.losses import Risk
 from eigenscope.operators.base import SymmetricOperator
 from eigenscope.operators.curvature_graphs import MatrixRule
+from eigenscope.operators.overflow import require_no_overflow
 from eigenscope.operators.parameter_jacobian import ParameterJacobian
 from eigenscope.operators.small_sides import RowSide, SmallSides
 from eigenscope.problem import Problem
+
+_ROWS: Final = "rows of a curvature matrix"
 
 
 @final
@@ -74,8 +77,8 @@ class OutputFactor:
         self._risk.require_same_model()
         own = self._sides
         if own.has_few_rows(self._place):
-            return own.column_side(self._place)
-        return own.take(self._place)
+            return require_no_overflow(own.column_side(self._place), _ROWS)
+        return require_no_overflow(own.take(self._place), _ROWS)
 
     def smaller_side(self) -> SymmetricOperator | None:
         """Return F Fᵀ, or its like for indefinite M, if that has fewer rows than P."""

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from eigenscope.operators.base import Jacobian
 from eigenscope.operators.overflow import require_no_overflow
+from eigenscope.operators.rows import Jacobian
 from eigenscope.operators.streams import COLUMN_NORMS, ROW_NORMS
 
 

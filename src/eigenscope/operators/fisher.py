@@ -72,7 +72,7 @@ class Fisher(OutputCurvature):
         require_choice("kind", kind, FisherKind)
         if num_draws < 1:
             raise ValueError(f"num_draws must be at least 1; got {num_draws}.")
-        require_parameters(problem)
+        require_parameters(problem, memory)
         self.kind: FisherKind = kind
         risk = Risk(problem)
         rule = partial(_fisher_matrix, risk.loss, kind)

@@ -123,7 +123,7 @@ class GaussNewton(OutputCurvature):
     """
 
     def __init__(self, problem: Problem, *, memory: str | int | None = None) -> None:
-        require_parameters(problem)
+        require_parameters(problem, memory)
         risk = Risk(problem)
         self.set_rule(risk, risk.loss.curvature, memory)
 

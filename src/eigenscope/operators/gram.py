@@ -12,11 +12,12 @@ from eigenscope._types import JsonValue, Side, require_choice
 from eigenscope.budget import format_bytes, resolve
 from eigenscope.distributed import Ranks
 from eigenscope.kernels.triangles import add_lower_product, mirror_lower
-from eigenscope.operators.base import Jacobian, SymmetricOperator
+from eigenscope.operators.base import SymmetricOperator
 from eigenscope.operators.dense import Dense
 from eigenscope.operators.gram_tiles import FACTOR_DTYPE, write_gram
 from eigenscope.operators.jacobian import InputJacobian
 from eigenscope.operators.overflow import require_no_overflow
+from eigenscope.operators.rows import Jacobian
 from eigenscope.operators.streams import streamed_gram_product
 from eigenscope.store import Run, TiledArray
 

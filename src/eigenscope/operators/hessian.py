@@ -113,7 +113,7 @@ class Hessian(CurvatureOperator):
         memory: str | int | None = None,
     ) -> None:
         require_choice("engine", engine, EngineChoice)
-        require_parameters(problem)
+        require_parameters(problem, memory)
         self.problem = problem
         self.risk = Risk(problem)
         self.layout = ParameterLayout(problem.params)

@@ -12,8 +12,8 @@ from eigenscope._types import Layout, OutputName, require_choice
 from eigenscope.autodiff import writable_empty
 from eigenscope.distributed import Ranks
 from eigenscope.jacobian import EngineSettings
-from eigenscope.operators.base import Jacobian
 from eigenscope.operators.computed_blocks import ComputedBlocks
+from eigenscope.operators.rows import Jacobian
 from eigenscope.operators.sample_blocks import RAW_OUTPUTS, SampleBlocks
 from eigenscope.operators.stored_blocks import StoredBlocks
 from eigenscope.operators.streams import (

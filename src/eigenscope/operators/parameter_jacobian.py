@@ -18,8 +18,8 @@ from eigenscope.jacobian import (
     Plain,
     require_finite_rows,
 )
-from eigenscope.operators.base import Jacobian
 from eigenscope.operators.overflow import require_no_overflow
+from eigenscope.operators.rows import Jacobian
 from eigenscope.operators.stored_rows import StoredRows
 from eigenscope.operators.streams import COLUMN_NORMS, ROW_NORMS, sum_dtype
 from eigenscope.problem import (

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from eigenscope.operators.base import Jacobian
+from eigenscope.operators.rows import Jacobian
 from eigenscope.operators.streams import (
     streamed_column_norms,
     streamed_product,

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigenscope.operators.base import Jacobian
 from eigenscope.operators.overflow import require_no_overflow
+from eigenscope.operators.rows import Jacobian
 
 ROW_NORMS = "squared norms of rows"
 COLUMN_NORMS = "squared norms of columns"

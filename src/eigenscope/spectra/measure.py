@@ -240,6 +240,7 @@ class Spectrum:
             value=value,
             stderr=stderr,
             bias=bias,
+            num_terms=self.quadrature.num_probes,
             num_matvecs=int(str(made.get("num_matvecs", 0))),
             converged=self.converged,
             provenance=made,

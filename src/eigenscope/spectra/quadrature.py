@@ -193,13 +193,19 @@ class Quadrature:
     ) -> tuple[float, float, float]:
         """Σ f(λ) over all D eigenvalues, with its errors.
 
+        The standard error is that of independent terms, or by the law of the probes
+        that of a spectrum as they found it, if that is larger: uniform on the sphere
+        of ℝᴺ, they give an eigenvalue weights with the variance 2 w (1 - w)/(N + 2).
+        Few probes that all miss an outlier agree with each other, so their spread alone
+        would be too small.
+
         Args:
             function: f, applied to arrays.
             dimension: D.
 
         Returns:
-            The sum, its standard error over probes (infinite for a single one), and
-            how far half the steps are from it.
+            The sum, its standard error (infinite for a single probe), and how far half
+            the steps are from it.
         """
         count = dimension - len(self.outer)
         known = float(np.sum(function(self.outer))) if len(self.outer) else 0.0
@@ -207,9 +213,20 @@ class Quadrature:
             return known, 0.0, 0.0
         fine = self.per_probe(function)
         coarse = self.per_probe(function, coarse=True)
-        spread = self._stderr(fine[:, None])[0] * count
+        spread = self._stderr(fine[:, None])[0]
+        spread = count * max(float(spread), self._expected_stderr(function, count))
         bias = abs(float(fine.mean() - coarse.mean())) * count
-        return known + count * float(fine.mean()), float(spread), bias
+        return known + count * float(fine.mean()), spread, bias
+
+    def _expected_stderr(self, function: Callable[[Nodes], Nodes], count: int) -> float:
+        """√(2 Var f / ((N + 2) n)) for n probes and the measure that they found."""
+        unit = float(self.per_probe(lambda x: np.abs(function(x))).max())
+        if not unit > 0:
+            return 0.0
+        mean = float(self.per_probe(lambda x: function(x) / unit).mean())
+        squares = self.per_probe(lambda x: np.square(function(x) / unit - mean))
+        variance = 2 * float(squares.mean()) / ((count + 2) * self.num_probes)
+        return unit * variance**0.5
 
     def cdf_rows(
         self,
@@ -254,7 +271,7 @@ class Quadrature:
         gaps = (draws / count) @ (rows[:, :-1] - rows[:, :-1].mean(0))
         distances = np.abs(gaps) @ np.diff(places)
         small = (count / (count - 1)) ** 0.5
-        small *= confidence_factor(count) / confidence_factor(10**6)
+        small *= confidence_factor(count) / confidence_factor(None)
         bound = float(np.quantile(distances, LEVEL)) * small
         return bound * self.share(dimension)
 
@@ -265,14 +282,15 @@ class Quadrature:
         return rows.std(0, ddof=1) / self.num_probes**0.5
 
 
-def confidence_factor(num_probes: int, level: float = LEVEL) -> float:
+def confidence_factor(num_probes: int | None, level: float = LEVEL) -> float:
     """Student's t: half the width of a confidence interval in standard errors.
 
     Args:
-        num_probes: Independent probes, at least 2.
+        num_probes: Independent probes, at least 2; None for so many that it is normal.
         level: Confidence.
 
     Returns:
         The factor.
     """
-    return float(student.ppf((1 + level) / 2, num_probes - 1))
+    freedom = np.inf if num_probes is None else num_probes - 1
+    return float(student.ppf((1 + level) / 2, freedom))
