@@ -1,10 +1,12 @@
 """Runs under a memory budget: peak resident set, one kill, and a corner to compare.
 
     python benchmarks/beyond_memory.py FOLDER [--num-samples 20000] [--memory 2GiB]
+        [--weights lenet.safetensors] [--verb jacobian]
 
 The input Jacobian's Gram matrix and the trace NTK of a LeNet over real Fashion-MNIST
 go to disk under the budget; each run is killed with SIGKILL once, and resumed. The
 corner of the first samples must be that of a run of these alone without a budget.
+The peak is the kernel's own high-water mark (VmHWM): Python, torch and file pages too.
 """
 
 import argparse
@@ -15,7 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import torch
 from report import Report
 
@@ -36,22 +37,29 @@ def main() -> None:
     parser.add_argument("--corner", type=int, default=2_000)
     parser.add_argument("--memory", default="2GiB")
     parser.add_argument("--kill-after", type=float, default=20.0)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--verb", choices=[*VERBS], nargs="+", default=[*VERBS])
     given = parser.parse_args()
     report = Report()
     report.table(
         "run", "samples", "budget", "peak resident set", "time", "killed after",
         "difference of the corner", "λ_max", "W1 error / mean λ",
     )  # fmt: skip
-    for verb, (matrix, spectrum) in VERBS.items():
+    network = ["--weights", str(given.weights)] if given.weights else []
+    for verb in given.verb:
+        matrix, spectrum = VERBS[verb]
         whole, corner = given.folder / verb, given.folder / f"{verb}-corner"
         for path in (whole, corner):
             shutil.rmtree(path, ignore_errors=True)
-        words = command(verb, whole, given.num_samples, "--memory", given.memory)
+        budget = ["--memory", given.memory]
+        words = command(verb, whole, given.num_samples, *network, *budget)
         started = time.perf_counter()
-        first, was_killed = watched(words, kill_after=given.kill_after)
+        first, was_killed = watched(
+            words, tiles=whole / "arrays.zarr" / matrix, kill_after=given.kill_after
+        )
         second, _ = watched([*words, "--resume"]) if was_killed else (0, False)
         seconds = time.perf_counter() - started
-        watched(command(verb, corner, given.corner))
+        watched(command(verb, corner, given.corner, *network))
         gap = difference(whole, corner, matrix, given.corner)
         found = Spectrum.load(whole / "results" / f"{spectrum}.npz")
         report.row(
@@ -70,24 +78,25 @@ def main() -> None:
 def command(verb: str, out: Path, num_samples: int, *others: str) -> list[str]:
     data = ["--data", "fashion-mnist", "--split", "train", "--model", "lenet"]
     size = ["--num-samples", str(num_samples), "--out", str(out)]
-    return [sys.executable, "-m", "eigenscope", verb, *data, *size, *others]
+    side = ["--side", "rows"] if verb == "jacobian" else []  # n × n, also of k·d < n
+    return [sys.executable, "-m", "eigenscope", verb, *data, *size, *side, *others]
 
 
-def watched(words: list[str], *, kill_after: float | None = None) -> tuple[int, bool]:
-    """Run a command; return its peak resident set, and whether it was killed."""
-    out = Path(words[words.index("--out") + 1])
+def watched(
+    words: list[str], *, tiles: Path | None = None, kill_after: float = 0.0
+) -> tuple[int, bool]:
+    """Run a command; return its peak resident set, and whether it was killed.
+
+    It is killed some seconds after the first tile is in a folder, if one is given.
+    """
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    seen, peak = psutil.Process(process.pid), 0
-    started = None  # once the first tile is on disk
+    peak = 0
+    started = None
     while process.poll() is None:
-        try:
-            peak = max(peak, seen.memory_info().rss)
-        except psutil.NoSuchProcess:
-            break
-        if started is None and any((out / "arrays.zarr").glob("*/c/**/*")):
+        peak = max(peak, high_water(process.pid))
+        if started is None and tiles is not None and any(tiles.glob("c/*/*")):
             started = time.perf_counter()
-        elapsed = time.perf_counter() - (started or time.perf_counter())
-        if kill_after is not None and elapsed > kill_after:
+        if started is not None and time.perf_counter() - started > kill_after:
             process.send_signal(signal.SIGKILL)
             process.wait()
             return peak, True
@@ -95,6 +104,16 @@ def watched(words: list[str], *, kill_after: float | None = None) -> tuple[int, 
     if process.wait():
         raise SystemExit(f"{' '.join(words)} ended with {process.returncode}")
     return peak, False
+
+
+def high_water(pid: int) -> int:
+    """Return the largest resident set that a process has had so far, in bytes."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return 1024 * found[0] if found else 0  # a process that ends has none
 
 
 def difference(whole: Path, corner: Path, name: str, size: int) -> float:

@@ -230,3 +230,21 @@ def test_a_folder_with_something_in_it_is_refused(capsys):
 def test_a_failed_start_leaves_the_folder_to_a_corrected_command(capsys):
     failed(capsys, *OWN, "--weights", "absent.pt", "--out", "run")
     assert as_json(capsys, *OWN, "--out", "run")["num_samples"] == 24
+
+
+def test_the_side_of_gram_matrices_can_be_chosen(capsys):
+    found = {}
+    for side in ("auto", "rows"):
+        as_json(capsys, *OWN, "--side", side, "--out", side)
+        found[side] = es.Spectrum.load(
+            Path(side) / "results" / "spectrum_logits_samples.npz"
+        )
+    array = Run.open(Path("rows")).open_array("gram_logits_samples")
+    assert array.shape == (24, 24)  # 24 samples, 3 · 6 entries each
+    smaller, larger = found["auto"], found["rows"]
+    assert (smaller.dimension, larger.dimension) == (18, 24)
+    # Six eigenvalues are zero to the rounding of float32.
+    np.testing.assert_allclose(
+        larger.values[6:], smaller.values, atol=10 * larger.noise_floor, rtol=0
+    )
+    np.testing.assert_allclose(larger.values[:6], 0, atol=10 * larger.noise_floor)

@@ -65,6 +65,7 @@ def jacobian_plan_of(options: JacobianOptions) -> JacobianPlan:
     return JacobianPlan(
         outputs=options.output,
         layouts=options.layout,
+        side=options.side,
         num_vectors=options.vectors,
         num_replicas=options.replicas,
         seed=options.seed,

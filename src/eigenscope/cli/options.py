@@ -9,6 +9,7 @@ import tyro
 OutputName = Literal["logits", "probabilities", "log_probabilities"]
 Layout = Literal["samples", "outputs"]
 Dtype = Literal["float32", "float64"]
+Side = Literal["auto", "rows", "columns"]
 Split = Literal["train", "test"]
 Kernel = Literal["full", "trace", "conjugate"]
 Parts = Literal["none", "parameter", "module"]
@@ -88,6 +89,8 @@ class JacobianOptions(ProblemOptions):
     """Any of logits, probabilities, log_probabilities; all come from one pass."""
     layout: _Layouts = ("samples",)
     """samples: n × k·d, one row per sample; outputs: n·k × d, one row per output."""
+    side: Side = "auto"
+    """The Gram matrix of its rows or its columns; auto is the smaller one."""
     vectors: _Count = 0
     """Top eigenvectors of every spectrum to keep and draw."""
     replicas: _Count = 0

@@ -9,7 +9,13 @@ from eigenscope.experiments.curvature_spectra import CurvaturePlan, prepare_curv
 from eigenscope.experiments.jacobian_spectra import JacobianPlan, prepare_jacobian
 from eigenscope.experiments.kernel_spectra import KernelPlan, prepare_kernels
 from eigenscope.kernels import conjugate_kernel
-from eigenscope.operators import NTK, InputJacobian, ParameterJacobian, layer_blocks
+from eigenscope.operators import (
+    NTK,
+    InputJacobian,
+    ParameterJacobian,
+    gram,
+    layer_blocks,
+)
 from eigenscope.planning import Plan, Step, plan
 from eigenscope.planning.factorizations import (
     eigenvalue_flops,
@@ -135,23 +141,29 @@ def _gram_steps(
 ) -> list[Plan | Step]:
     """Return the steps from rows on disk to a Gram matrix and its eigenvalues."""
     rows, columns = jacobian.shape
-    size, inner = min(rows, columns), max(rows, columns)
+    matrix = gram(jacobian, side=wanted.side)
+    by_rows, size = matrix.side == "rows", matrix.shape[0]
+    inner = rows * columns // size
     item = jacobian.dtype.itemsize
     tile = min(_TILE, size)
-    passes = -(-size // tile) / 2 if rows <= columns else 1
+    passes = -(-size // tile) / 2 if by_rows else 1
     flops = float(size) * size * inner
-    held = (2 * tile * inner if rows <= columns else size * tile) + tile * tile
+    held = (2 * tile * inner if by_rows else size * tile) + tile * tile
     reading = passes * rows * columns * item
-    gram = Step(
+    product = Step(
         name=f"Gram matrix, {name}",
         method="tiles of one triangle",
-        reason=f"{'rows' if rows <= columns else 'columns'} are fewer: {size}",
+        reason=(
+            f"{matrix.side} are fewer: {size}"
+            if wanted.side == "auto"
+            else f"{size} {matrix.side}, as asked"
+        ),
         flops=flops,
         host_bytes=min(held * item, resolve(wanted.memory)),
         disk_bytes=size * (size + 1) // 2 * item,
         seconds=flops * product_seconds(jacobian.dtype) + reading * _DISK_RATE,
     )
-    return [gram, _eigenvalues(size, f"eigenvalues, {name}", wanted.num_vectors)]
+    return [product, _eigenvalues(size, f"eigenvalues, {name}", wanted.num_vectors)]
 
 
 def _eigenvalues(size: int, name: str, num_vectors: int = 0) -> Step:

@@ -8,7 +8,7 @@ from typing import Any, cast, final
 import numpy as np
 from jaxtyping import Float, Int64
 
-from eigenscope._types import JsonValue, Layout, OutputName
+from eigenscope._types import JsonValue, Layout, OutputName, Side, require_choice
 from eigenscope.analysis import PowerLaw
 from eigenscope.budget import parse_bytes, resolve, rows_within
 from eigenscope.experiments.eigenvectors import (
@@ -41,6 +41,7 @@ class JacobianPlan:
     Attributes:
         outputs: Named outputs; all come from one set of backward passes.
         layouts: "samples" (n × k·d) and "outputs" (n·k × d).
+        side: "rows" for 𝒥𝒥ᵀ, "columns" for 𝒥ᵀ𝒥, "auto" for the smaller of each.
         num_vectors: Top eigenvectors that are kept of every spectrum: of 𝒥ᵀ𝒥 for
             layout "outputs", of the smaller Gram matrix for "samples".
         num_replicas: Bootstrap replicas for the p-value of each tail fit; 0 for none.
@@ -51,6 +52,7 @@ class JacobianPlan:
 
     outputs: tuple[OutputName, ...] = ("logits",)
     layouts: tuple[Layout, ...] = ("samples",)
+    side: Side = "auto"
     num_vectors: int = 0
     num_replicas: int = 0
     seed: int = 0
@@ -70,6 +72,7 @@ class JacobianPlan:
         ):
             if count < 0:
                 raise ValueError(f"{name} must be at least 0; got {count}.")
+        require_choice("side", self.side, Side)
         if self.memory is not None:
             parse_bytes(self.memory)
 
@@ -240,7 +243,7 @@ def _run_one(run: Run, output: OutputName, layout: Layout, plan: JacobianPlan) -
             write_small(
                 run, f"diagonal_{output}", lambda: jacobian.squared_row_norms().numpy()
             )
-    matrix = gram(jacobian, memory=plan.memory)
+    matrix = gram(jacobian, side=plan.side, memory=plan.memory)
     with run.stage(f"gram_{name}"):
         stored = matrix.write(run, name=f"gram_{name}")
     path = _spectrum_path(run, output, layout)
