@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import eigenscope as es
 from eigenscope.kernels.blocks import make_block
 from eigenscope.kernels.engine import KernelEngine
+from eigenscope.kernels.shelf import Shelf
 
 METHODS: list[Any] = ["auto", "jacobian", "structured", "products"]
 
@@ -122,6 +123,15 @@ def test_what_exceeds_memory_is_on_disk_or_found_again(disk, monkeypatch):
         return make_block(*args)
 
     monkeypatch.setattr("eigenscope.kernels.engine.make_block", counting)
+    slots: dict[int, set[int]] = {}
+    get = Shelf.get
+
+    def watched(self: Shelf, *args: Any, slot: int) -> Any:
+        found = get(self, *args, slot=slot)
+        slots.setdefault(slot, set()).add(found.formed.shared.data_ptr())
+        return found
+
+    monkeypatch.setattr(Shelf, "get", watched)
     before = set(Path(tempfile.gettempdir()).glob("eigenscope-*"))
     found = es.ntk(model, inputs)
     assert_close(found, total(expected))
@@ -129,6 +139,10 @@ def test_what_exceeds_memory_is_on_disk_or_found_again(disk, monkeypatch):
     # Without a disk, column range j is paired with row ranges j to the last.
     again = sum(num_ranges - j for j in range(num_ranges))
     assert len(opened) == (num_ranges if disk else again)
+    # Ranges that are read take the memory of those before them: one, and a row.
+    assert {slot: len(places) for slot, places in slots.items()} == (
+        {0: 1, 1: 1} if disk else {}
+    )
     assert set(Path(tempfile.gettempdir()).glob("eigenscope-*")) <= before
 
 

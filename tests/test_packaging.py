@@ -93,7 +93,7 @@ def test_the_wheel_says_what_it_needs_and_nothing_optional(wheel):
     assert needed >= {"torch", "numpy", "scipy", "matplotlib", "zarr"}
     assert not needed & {"torchvision", "pytorchcv", "scikit-learn", "pytest", "plotly"}
     assert head["License-Expression"] == "MIT"
-    extras = ["digits", "lightning", "report", "transformers", "vision"]
+    extras = ["digits", "lightning", "remote", "report", "transformers", "vision"]
     assert head.get_all("Provides-Extra") == extras
 
 

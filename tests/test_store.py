@@ -50,10 +50,10 @@ def test_another_run_in_the_folder_is_told_by_its_arguments(tmp_path):
     before = files_of(tmp_path)
     message = (
         r'another run.*: extra: 1 → absent; model: "lenet" → "mlp"; '
-        r"new: absent → null; choose another"
+        r"new: absent → 1; choose another"
     )
     with pytest.raises(FileExistsError, match=message):
-        make(tmp_path / "run", model="mlp", new=None)
+        make(tmp_path / "run", model="mlp", new=1)
     with pytest.raises(ValueError, match=r"old → new.*: extra: 1 → absent; repeat the"):
         take_up(tmp_path / "run")
     with pytest.raises(ValueError, match=r"verb: jacobian → ntk; repeat"):

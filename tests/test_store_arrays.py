@@ -34,7 +34,7 @@ def test_tiles_that_zarr_writes_are_read(tmp_path):
     with make(tmp_path / "run") as run:
         array = run.array("gram", shape=(4, 5), dtype="float64", tile_shape=(2, 2))
         values = np.random.default_rng(0).standard_normal((4, 5))
-        zarr.open_array(array._folder, mode="r+")[...] = values
+        zarr.open_array(tmp_path / "run/arrays.zarr/gram", mode="r+")[...] = values
         np.testing.assert_array_equal(array[:], values)
 
 
@@ -125,7 +125,7 @@ def damage(path: Path, kind: str) -> None:
 def test_a_damaged_tile_is_named_with_its_cure(tmp_path, kind):
     with make(tmp_path / "run") as run:
         array, values = filled(run)
-        path = array._path((1, 2))
+        path = Path(array.location((1, 2)))
         damage(path, kind)
         assert array.is_written((1, 2)) == (kind in {"entry", "checksum"})
         np.testing.assert_array_equal(array[:, :6], values[:, :6])  # the rest is well
@@ -138,7 +138,7 @@ def test_a_deleted_tile_of_a_complete_run_is_computed_anew_on_resume(tmp_path):
     with make(tmp_path / "run") as run:
         array, values = filled(run)
         run.complete()
-    array._path((1, 2)).unlink()
+    Path(array.location((1, 2))).unlink()
     with take_up(tmp_path / "run") as run:
         assert not run.is_complete
         array, _ = filled(run)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from store_cases import files_of, filled, make, take_up
 
-from eigenscope.store import Run, TiledArray, arrays, files, write_atomically
+from eigenscope.store import Run, TiledArray, files, places, write_atomically
 
 # What every child process starts with.
 CHILD = """
@@ -66,7 +66,7 @@ KILLS = """
 
     def check(run):
         array = run.open_array("gram")
-        there = [found for found in (array._folder / "c").rglob("*")
+        there = [found for found in (path / "arrays.zarr/gram/c").rglob("*")
                  if found.is_file() and found.suffix != ".partial"]
         assert all(found.stat().st_size == array.tile_bytes for found in there)
         assert len(there) == array.num_written
@@ -123,8 +123,8 @@ def test_leftovers_of_a_killed_writer_are_removed_on_resume(tmp_path):
     with make(tmp_path / "run") as run:
         array, values = filled(run)
     leftovers = [
-        array._path((0, 0)).with_name(".0.abc.partial"),
-        array._folder / "zarr.abc.partial",
+        Path(array.location((0, 0))).with_name(".0.abc.partial"),
+        tmp_path / "run/arrays.zarr/gram/zarr.abc.partial",
         tmp_path / "run/results/.alpha.json.abc.partial",
         tmp_path / "run/.manifest.json.abc.partial",
     ]
@@ -207,10 +207,9 @@ def test_a_full_disk_says_what_is_needed_and_what_is_safe(tmp_path, monkeypatch,
             raise OSError(code, "full")
 
         with monkeypatch.context() as patch:
-            patch.setattr(arrays, "replacing", full)
-            patch.setattr(
-                files, "replacing", full
-            )  # nor is there room for the manifest
+            patch.setattr(places, "replacing", full)
+            # Nor is there room for the manifest.
+            patch.setattr(files, "replacing", full)
             with pytest.raises(OSError, match=FULL) as raised, run.stage("gram"):
                 array.write((1,), values)
         assert raised.value.errno == code

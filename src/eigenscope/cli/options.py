@@ -77,6 +77,8 @@ class ProblemOptions:
     """Go on with the run in the folder; options that are not given are the run's."""
     memory: _Memory = None
     """Memory to use, such as 4GiB."""
+    store: Annotated[str | None, _named("URL", hint="(default: in the folder)")] = None
+    """Object store for the run's arrays, such as s3://bucket/run."""
     json: bool = False
     """Print one JSON document instead of text."""
 

@@ -9,8 +9,9 @@ import torch
 from eigenscope.cli.arguments import arguments_of
 from eigenscope.cli.options import RunOptions
 from eigenscope.store import Run
-from eigenscope.store.folder import require_vacant
+from eigenscope.store.folder import ARRAYS, require_vacant, require_vacant_store
 from eigenscope.store.manifest import Manifest
+from eigenscope.store.objects import place_at, require_local
 
 Prepared = TypeVar("Prepared")
 
@@ -42,11 +43,15 @@ def carry_out(
             repeat_threads(run)
             prepared = prepare(run)
             return prepared, compute(run, prepared)
+    require_local(options.out)
     require_vacant(
         options.out, Manifest.new(verb=verb, arguments=arguments, settings={})
     )
+    require_vacant_store(place_at(options.store, options.out / ARRAYS))
     prepared = prepare(None)
-    with Run.create(options.out, verb=verb, arguments=arguments) as run:
+    with Run.create(
+        options.out, verb=verb, arguments=arguments, store=options.store
+    ) as run:
         repeat_threads(run)
         return prepared, compute(run, prepared)
 

@@ -145,7 +145,7 @@ class KernelEngine:
 
         Yields:
             Number of the row range and of the column range, and the two, which are
-            the same object for a range with itself.
+            the same object for a range with itself; valid until the next is asked for.
         """
         step = step or self._range_size()
         num_right = -(-self._right.problem.num_samples // step)
@@ -225,12 +225,15 @@ class KernelEngine:
                     shelf.put(right, number, mine)
             wanted = sorted(columns)
             for first in range(0, len(wanted), kept):
-                held = {j: shelf.get(right, j) for j in wanted[first : first + kept]}
+                held = {
+                    j: shelf.get(right, j, slot=slot)
+                    for slot, j in enumerate(wanted[first : first + kept])
+                }
                 for i in sorted(rows):
                     partners = [j for j in held if (i, j) in pairs]
                     if partners:
                         is_held = self._is_symmetric and i in held
-                        row = held[i] if is_held else shelf.get(left, i)
+                        row = held[i] if is_held else shelf.get(left, i, slot=kept)
                         for j in partners:
                             yield i, j, row, held[j]
 

@@ -7,7 +7,6 @@ from itertools import count
 from pathlib import Path
 from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +30,7 @@ class Shelf:
         self._device = device
         self._folder = tempfile.TemporaryDirectory(prefix="eigenscope-")
         self._ranges: dict[tuple[str, int], Range] = {}
+        self._memory: dict[tuple[int, int], Tensor] = {}
 
     def __enter__(self) -> "Shelf":
         return self
@@ -54,24 +54,34 @@ class Shelf:
 
         self._ranges[name, number] = own.mapped(written)
 
-    def get(self, name: str, number: int) -> Range:
+    def get(self, name: str, number: int, *, slot: int) -> Range:
         """Read a range.
 
         Args:
             name: Of the set of samples.
             number: Of the range.
+            slot: Whose memory it takes; it lives until the next range of this slot.
 
         Returns:
-            The range, in memory of its own.
+            The range.
         """
-        paths = self._paths(name, number)
+        paths = enumerate(self._paths(name, number))
 
         def read(like: Tensor) -> Tensor:
-            dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
-            entries = np.fromfile(next(paths), dtype=dtype).reshape(like.shape)
-            return torch.from_numpy(entries).to(self._device)
+            place, path = next(paths)
+            entries = self._room((slot, place), like)
+            with path.open("rb") as file:
+                file.readinto(entries.numpy().data)
+            return entries.view(like.shape).to(self._device)
 
         return self._ranges[name, number].mapped(read)
+
+    def _room(self, key: tuple[int, int], like: Tensor) -> Tensor:
+        # Of its own once a slot; what it held before is not needed any more.
+        held = self._memory.get(key)
+        if held is None or held.dtype != like.dtype or held.numel() < like.numel():
+            held = self._memory[key] = torch.empty(like.numel(), dtype=like.dtype)
+        return held[: like.numel()]
 
     def _paths(self, name: str, number: int) -> Iterator[Path]:
         folder = Path(self._folder.name)

@@ -7,15 +7,14 @@ are written here: atomically, and read into memory that the caller already has.
 import math
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import google_crc32c
 import numpy as np
 from jaxtyping import Num, UInt8
 
-from eigenscope.store.files import explained_disk_errors, replacing
 from eigenscope.store.layout import Layout
+from eigenscope.store.places import Place
 from eigenscope.store.tiling import Index, Selection, extent
 
 if TYPE_CHECKING:
@@ -24,12 +23,13 @@ else:  # beartype cannot follow the recursive alias, and its module imports torc
     JsonValue = object
 
 _CHECKSUM_BYTES: Final = 4
+_TILES: Final = "c"
 _BLOCK_BYTES: Final = 2**20  # copied and summed while it is in the processor's cache
 
 
 @final
 class TiledArray:
-    """An array on disk in tiles, each of which is either whole or absent.
+    """An array in tiles, on disk or in an object store, each either whole or absent.
 
     Made and opened by `Run.array` and `Run.open_array`. Tile (i, j, …) covers the
     rows [i·t₀, (i+1)·t₀) and so on; the last tile of an axis may be smaller. Writing a
@@ -39,6 +39,7 @@ class TiledArray:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from eigenscope.store import Run
         >>> folder = tempfile.TemporaryDirectory()
         >>> path = Path(folder.name) / "run"
@@ -53,9 +54,14 @@ class TiledArray:
     """
 
     def __init__(
-        self, folder: Path, layout: Layout, *, before_write: Callable[[], None]
+        self,
+        place: Place,
+        name: str,
+        layout: Layout,
+        *,
+        before_write: Callable[[], None],
     ) -> None:
-        self._folder = folder
+        self._place, self._name = place, name
         self._layout = layout
         self._tiling = layout.tiling
         self._dtype = np.dtype(layout.dtype).newbyteorder("<")
@@ -65,7 +71,7 @@ class TiledArray:
     @property
     def name(self) -> str:
         """The array's name in its run."""
-        return self._folder.name
+        return self._name
 
     @property
     def shape(self) -> Index:
@@ -121,10 +127,7 @@ class TiledArray:
             IndexError: If the grid has no such place.
         """
         self._tiling.box(index)
-        try:
-            return self._path(index).stat().st_size == self.tile_bytes
-        except FileNotFoundError:
-            return False
+        return self._place.size(self._key(index)) == self.tile_bytes
 
     def missing(self) -> list[Index]:
         """Places of the tiles that are not on disk, in C order.
@@ -133,9 +136,25 @@ class TiledArray:
             Indices into `grid`.
 
         Cost:
-            One file status per tile.
+            One listing of all tiles.
         """
-        return [index for index in self._tiling.indices() if not self.is_written(index)]
+        sizes = self._place.sizes(f"{self._name}/{_TILES}")
+        return [
+            index
+            for index in self._tiling.indices()
+            if sizes.get(self._key(index)) != self.tile_bytes
+        ]
+
+    def location(self, index: Index) -> str:
+        """Where a tile is, or will be.
+
+        Args:
+            index: The tile's place in `grid`.
+
+        Returns:
+            The path of a file, or the URL of an object.
+        """
+        return self._place.location(self._key(index))
 
     def selection(self, index: Index) -> tuple[slice, ...]:
         """Part of the whole array that a tile covers, at its true size.
@@ -162,7 +181,8 @@ class TiledArray:
             IndexError: If the grid has no such place.
             ValueError: If shape or dtype are not the tile's.
             PermissionError: If the run is not open for writing.
-            OSError: If the disk is full, with its `errno`; all other tiles are safe.
+            OSError: If the disk is full, with its `errno`, or the object store fails;
+                all other tiles are safe.
 
         Cost:
             One pass over the tile, and a copy of it if `values` are not contiguous or
@@ -181,17 +201,13 @@ class TiledArray:
             padded = np.zeros(self.tile_shape, self._dtype)
             padded[tuple(map(slice, true_shape))] = values
             values = padded
-        path = self._path(index)
-        with explained_disk_errors(
-            self._folder, lambda: self._progress(index), self.tile_bytes
-        ):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                checksum = 0
-                for block in _blocks(np.ascontiguousarray(values, self._dtype)):
-                    checksum = google_crc32c.extend(checksum, block)
-                    file.write(block.data)
-                file.write(checksum.to_bytes(_CHECKSUM_BYTES, "little"))
+        key, what = self._key(index), lambda: self._progress(index)
+        with self._place.writing(key, what, self.tile_bytes) as file:
+            checksum = 0
+            for block in _blocks(np.ascontiguousarray(values, self._dtype)):
+                checksum = google_crc32c.extend(checksum, block)
+                file.write(block.data)
+            file.write(checksum.to_bytes(_CHECKSUM_BYTES, "little"))
 
     def read_tile(self, index: Index) -> Num[np.ndarray, "..."]:
         """Entries of one tile, at its true size, in new memory.
@@ -267,8 +283,8 @@ class TiledArray:
                 self._load(index, tile)
                 part[...] = tile[source]
 
-    def _path(self, index: Index) -> Path:
-        return self._folder.joinpath("c", *map(str, index))
+    def _key(self, index: Index) -> str:
+        return "/".join((self._name, _TILES, *map(str, index)))
 
     def _progress(self, index: Index) -> str:
         return (
@@ -284,9 +300,8 @@ class TiledArray:
 
     def _load(self, index: Index, out: Num[np.ndarray, "..."]) -> None:
         # Reads a tile, padding included, into contiguous memory.
-        path = self._path(index)
         try:
-            with path.open("rb") as file:
+            with self._place.reading(self._key(index)) as file:
                 checksum = num_read = 0
                 for block in _blocks(out):
                     num_read += file.readinto(block.data)
@@ -303,8 +318,8 @@ class TiledArray:
             raise ValueError(
                 f"tile {index} of array {self.name!r} must be {self.tile_bytes} bytes "
                 "that match their checksum; it was cut short or changed after it was "
-                f"written. Delete {path} and run again with --resume to compute it "
-                "anew."
+                f"written. Delete {self.location(index)} and run again with --resume "
+                "to compute it anew."
             )
 
 

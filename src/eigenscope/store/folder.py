@@ -11,7 +11,9 @@ from typing import Final, final
 import filelock
 
 from eigenscope.store.files import PARTIAL_SUFFIX, write_atomically
+from eigenscope.store.layout import METADATA
 from eigenscope.store.manifest import FILE_NAME, Manifest, utc_now
+from eigenscope.store.places import Place
 
 ARRAYS: Final = "arrays.zarr"
 RESULTS: Final = "results"
@@ -86,6 +88,25 @@ def require_vacant(folder: Path, manifest: Manifest) -> None:
         raise FileExistsError(
             f"{required}; {folder} is not an Eigenscope run and holds "
             f"{found[0].name!r}; choose another folder with --out."
+        )
+
+
+def require_vacant_store(place: Place) -> None:
+    """Raise unless a run can put its arrays in a place.
+
+    Args:
+        place: The place.
+
+    Raises:
+        FileExistsError: If there is something.
+        OSError: If it cannot be reached.
+    """
+    # A run that was killed before its manifest was written leaves only the metadata.
+    if found := [name for name in place.names() if name != METADATA]:
+        raise FileExistsError(
+            f"a new run needs a new or empty store; {place.location(found[0])} is "
+            "there. Go on with the run that it is of (--resume), or choose another "
+            "with --store."
         )
 
 

@@ -3,15 +3,16 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import MemoryStore
 
-from eigenscope.store.files import explained_disk_errors
 from eigenscope.store.manifest import plain_json
+from eigenscope.store.places import Place
 from eigenscope.store.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _DTYPES: Final = (
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 )
 _CODECS: Final = ["bytes", "crc32c"]
-_METADATA_BYTES: Final = 4096
 
 
 @final
@@ -95,11 +95,12 @@ class Layout:
         )
 
     @classmethod
-    def read(cls, folder: Path) -> "Layout":
-        """The layout of an array on disk.
+    def read(cls, place: Place, name: str) -> "Layout":
+        """The layout of an array that is there.
 
         Args:
-            folder: The array's folder.
+            place: Where the arrays are.
+            name: The array's name.
 
         Returns:
             The layout.
@@ -107,13 +108,17 @@ class Layout:
         Raises:
             ValueError: If it is not stored as plain tiles with checksums.
         """
-        array = zarr.open_array(folder, mode="r", zarr_format=3)
+        held = default_buffer_prototype().buffer.from_bytes(
+            place.read(f"{name}/{METADATA}")
+        )
+        array = zarr.open_array(MemoryStore({METADATA: held}), mode="r", zarr_format=3)
         description: dict[str, Any] = dict(array.metadata.to_dict())
         found = [codec["name"] for codec in description["codecs"]]
         if found != _CODECS:
             raise ValueError(
-                f"{folder} must be stored with the codecs {_CODECS}, got {found}: "
-                "Eigenscope did not write it; choose another folder with --out."
+                f"{place.location(name)} must be stored with the codecs {_CODECS}, got "
+                f"{found}: Eigenscope did not write it; choose another folder with "
+                "--out."
             )
         return cls(
             shape=array.shape,
@@ -122,28 +127,28 @@ class Layout:
             attributes=plain_json("attributes", array.attrs.asdict()),
         )
 
-    def write(self, folder: Path) -> None:
+    def write(self, place: Place, name: str) -> None:
         """Make an array without tiles.
 
         Args:
-            folder: The array's folder.
+            place: Where the arrays are.
+            name: The array's name.
 
         Raises:
-            OSError: If the disk is full.
+            OSError: If the disk is full, or the object store fails.
         """
-        with explained_disk_errors(
-            folder.parent, lambda: f"making array {folder.name!r}", _METADATA_BYTES
-        ):
-            zarr.create_array(
-                folder,
-                shape=self.shape,
-                chunks=self.tile_shape,
-                dtype=self.dtype,
-                filters=None,
-                compressors=[Crc32cCodec()],
-                attributes=dict(self.attributes),
-                zarr_format=3,
-            )
+        made: dict[str, Buffer] = {}
+        zarr.create_array(
+            MemoryStore(made),
+            shape=self.shape,
+            chunks=self.tile_shape,
+            dtype=self.dtype,
+            filters=None,
+            compressors=[Crc32cCodec()],
+            attributes=dict(self.attributes),
+            zarr_format=3,
+        )
+        _write_metadata(place, f"{name}/{METADATA}", made)
 
     def require_same(self, other: "Layout", name: str) -> None:
         """Raise unless another layout is this one.
@@ -168,18 +173,24 @@ class Layout:
             )
 
 
-def create_group(folder: Path) -> None:
+def create_group(place: Place) -> None:
     """Make the group that holds a run's arrays, unless it is there.
 
     Args:
-        folder: The group's folder.
+        place: Where the arrays are.
 
     Raises:
-        OSError: If the disk is full.
+        OSError: If the disk is full, or the object store fails.
     """
-    if (folder / METADATA).exists():
+    if place.size(METADATA) is not None:
         return
-    with explained_disk_errors(
-        folder.parent, lambda: f"making {folder}", _METADATA_BYTES
-    ):
-        zarr.create_group(folder, zarr_format=3)
+    made: dict[str, Buffer] = {}
+    zarr.create_group(MemoryStore(made), zarr_format=3)
+    _write_metadata(place, METADATA, made)
+
+
+def _write_metadata(place: Place, key: str, made: Mapping[str, Buffer]) -> None:
+    content = made[METADATA].to_bytes()
+    what = f"making {place.location(key)}"
+    with place.writing(key, lambda: what, len(content)) as file:
+        file.write(content)

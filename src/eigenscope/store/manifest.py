@@ -28,9 +28,10 @@ FILE_NAME: Final = "manifest.json"
 class Manifest:
     """A run's record, as it stands in manifest.json.
 
-    Times are UTC in ISO 8601, `timing` is wall seconds per stage over all resumes,
-    `tiles` the tiles of each array when the run was completed, and `resumes` one
-    record (time, versions, commit) for each time that it was taken up again.
+    `store` is the URL of its arrays, None for the folder itself. Times are UTC in ISO
+    8601, `timing` is wall seconds per stage over all resumes, `tiles` the tiles of each
+    array when the run was completed, and `resumes` one record (time, versions, commit)
+    for each time that it was taken up again.
     """
 
     verb: str
@@ -41,6 +42,7 @@ class Manifest:
     created: str
     updated: str
     seed: JsonValue
+    store: str | None = None
     format_version: int = FORMAT_VERSION
     status: Status = "running"
     timing: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -55,6 +57,7 @@ class Manifest:
         verb: str,
         arguments: Mapping[str, JsonValue],
         settings: Mapping[str, JsonValue],
+        store: str | None = None,
     ) -> "Manifest":
         """The record of a run that starts now, with this code on this machine.
 
@@ -62,6 +65,7 @@ class Manifest:
             verb: The job.
             arguments: What was asked for; its "seed", if any, is the run's.
             settings: What was chosen to do it.
+            store: Where its arrays are, if not in its folder.
 
         Returns:
             A manifest with status "running".
@@ -80,6 +84,7 @@ class Manifest:
             created=now,
             updated=now,
             seed=arguments.get("seed"),
+            store=store,
         )
 
     @classmethod
@@ -140,14 +145,15 @@ class Manifest:
             arguments: Its arguments.
 
         Returns:
-            One text per difference; none if it is the same job.
+            One text per difference; none if it is the same job. What is absent is as
+            if it were null, so that a run can go on when there is a new option.
         """
         old, new = self.arguments, plain_json("arguments", dict(arguments))
         other_verb = [f"verb: {self.verb} → {verb}"] if self.verb != verb else []
         return other_verb + [
             f"{name}: {_shown(old, name)} → {_shown(new, name)}"
             for name in sorted(old.keys() | new.keys())
-            if name not in old or name not in new or old[name] != new[name]
+            if old.get(name) != new.get(name)
         ]
 
 

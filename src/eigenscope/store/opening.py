@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING
 
 from eigenscope.distributed import Ranks
 from eigenscope.store.files import remove_partial_files
-from eigenscope.store.folder import FIGURES, RESULTS, Lock, require_vacant
+from eigenscope.store.folder import (
+    ARRAYS,
+    FIGURES,
+    RESULTS,
+    Lock,
+    require_vacant,
+    require_vacant_store,
+)
+from eigenscope.store.layout import create_group
 from eigenscope.store.manifest import FILE_NAME, Manifest
+from eigenscope.store.objects import place_at, require_local
 
 if TYPE_CHECKING:
     from eigenscope._types import JsonValue
@@ -22,6 +31,7 @@ def begun(
     verb: str,
     arguments: Mapping[str, JsonValue],
     settings: Mapping[str, JsonValue],
+    store: str | None,
     ranks: Ranks,
 ) -> Opened:
     """Make a run's folder and its manifest; see `Run.create`.
@@ -31,15 +41,21 @@ def begun(
         verb: The job.
         arguments: What decides the result.
         settings: What is already chosen.
+        store: Where the arrays go, if not into the folder.
         ranks: Who shares the run.
 
     Returns:
         The manifest and, on rank 0, the lock.
     """
-    manifest = Manifest.new(verb=verb, arguments=arguments, settings=settings)
+    manifest = Manifest.new(
+        verb=verb, arguments=arguments, settings=settings, store=store
+    )
 
     def begin() -> tuple[Manifest, Lock]:
+        require_local(path)
         require_vacant(path, manifest)
+        place = place_at(store, path / ARRAYS)
+        require_vacant_store(place)
         path.mkdir(parents=True, exist_ok=True)
         lock = Lock(path)
         try:
@@ -47,6 +63,8 @@ def begun(
             remove_partial_files(path)
             for name in (RESULTS, FIGURES):
                 (path / name).mkdir(exist_ok=True)
+            if store is not None:
+                create_group(place)
             manifest.save(path)
         except BaseException:
             lock.release()
@@ -87,6 +105,7 @@ def taken_up(
                     "old ones, or choose another folder with --out."
                 )
             remove_partial_files(path)
+            place_at(manifest.store, path / ARRAYS).clean_up()
         except BaseException:
             lock.release()
             raise

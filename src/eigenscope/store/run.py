@@ -11,7 +11,6 @@ import numpy as np
 
 from eigenscope.distributed import ALONE, Ranks, RanksChoice, current_ranks
 from eigenscope.store.arrays import TiledArray
-from eigenscope.store.files import require_free
 from eigenscope.store.folder import ARRAYS, FIGURES, RESULTS, Lock, plain_name
 from eigenscope.store.layout import METADATA, Layout, create_group
 from eigenscope.store.manifest import (
@@ -20,6 +19,7 @@ from eigenscope.store.manifest import (
     plain_json,
     resumption,
 )
+from eigenscope.store.objects import place_at
 from eigenscope.store.opening import begun, taken_up
 from eigenscope.store.record import Record
 
@@ -61,6 +61,7 @@ class Run:
         ranks: Ranks = ALONE,
     ) -> None:
         self._path, self.ranks = path, ranks
+        self._place = place_at(manifest.store, path / ARRAYS)
         self._record = Record(path, manifest, lock, is_helper=not ranks.is_first)
 
     @classmethod
@@ -71,6 +72,7 @@ class Run:
         verb: str,
         arguments: Mapping[str, JsonValue],
         settings: Mapping[str, JsonValue] | None = None,
+        store: str | None = None,
         ranks: RanksChoice = "all",
     ) -> "Run":
         """Start a run in a folder that is new or empty, and lock it.
@@ -81,6 +83,9 @@ class Run:
             arguments: What decides the result, as JSON; "seed", if there, is recorded
                 as the run's. Leave out what may change on resume (memory, progress).
             settings: What is already chosen to compute it; see `record_settings`.
+            store: URL to put the arrays at, such as "s3://bucket/run", of any protocol
+                that fsspec knows; None for the folder itself. Lock, manifest, results
+                and figures stay in the folder.
             ranks: As for `es.Problem`. Ranks that share a run all make it, in a folder
                 that all of their hosts see.
 
@@ -91,11 +96,13 @@ class Run:
             FileExistsError: If the folder holds a run (the message lists what differs)
                 or other files.
             BlockingIOError: If another process writes it.
-            ValueError: If arguments or settings are not JSON, or the manifest that is
-                there is damaged.
+            ValueError: If arguments or settings are not JSON, the manifest that is
+                there is damaged, or `store` is no URL of a known protocol.
+            ImportError: If what reaches such a store is not installed.
+            OSError: If the store cannot be reached.
         """
         group = current_ranks(ranks)
-        manifest, lock = begun(path, verb, arguments, settings or {}, group)
+        manifest, lock = begun(path, verb, arguments, settings or {}, store, group)
         return cls(path, manifest, lock, ranks=group)
 
     @classmethod
@@ -202,8 +209,8 @@ class Run:
     @property
     def array_names(self) -> list[str]:
         """Names of the arrays that have been made, sorted."""
-        found = (self._path / ARRAYS).glob(f"*/{METADATA}")
-        return sorted(path.parent.name for path in found)
+        found = [name for name in self._place.names() if name != METADATA]
+        return [n for n in found if self._place.size(f"{n}/{METADATA}") is not None]
 
     def array(
         self,
@@ -240,11 +247,11 @@ class Run:
         def make() -> None:
             if name not in self.array_names:
                 self._record.require_writable()
-                create_group(self._path / ARRAYS)
-                asked.write(self._path / ARRAYS / name)
+                create_group(self._place)
+                asked.write(self._place, name)
 
         self.ranks.from_first(make)
-        Layout.read(self._path / ARRAYS / name).require_same(asked, name)
+        Layout.read(self._place, name).require_same(asked, name)
         return self.open_array(name)
 
     def open_array(self, name: str) -> TiledArray:
@@ -264,9 +271,12 @@ class Run:
                 f"an array of the run {self._path} must be one of "
                 f"{', '.join(names) or '(none yet)'}; got {name!r}."
             )
-        folder = self._path / ARRAYS / name
-        layout = Layout.read(folder)
-        return TiledArray(folder, layout, before_write=self._record.before_write)
+        return TiledArray(
+            self._place,
+            name,
+            Layout.read(self._place, name),
+            before_write=self._record.before_write,
+        )
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Add the wall seconds of a `with` block to `manifest.timing[name]`.
@@ -343,16 +353,13 @@ class Run:
             OSError: With errno ENOSPC, if fewer are free.
         """
         with self.ranks.together():
-            require_free(self._path, num_bytes)
+            self._place.require_room(num_bytes)
 
     def has(self, path: Path) -> bool:
-        """Return whether a file of the run is there, as rank 0 sees it.
+        """Return whether a file of the run is there, as rank 0 sees it, on all ranks.
 
         Args:
             path: The file.
-
-        Returns:
-            The same on all ranks.
         """
         return self.ranks.from_first(path.exists)
 
@@ -366,25 +373,15 @@ class Run:
         self.ranks.from_first(partial(save, path))
 
     def results_path(self, name: str) -> Path:
-        """Where a small result goes; write it with `write_atomically`.
+        """Return where in results/ a file goes; write it with `write_atomically`.
 
         Args:
             name: A plain file name, without folders; else a ValueError.
-
-        Returns:
-            The path in results/; the file need not exist.
         """
         return self._path / RESULTS / plain_name(name)
 
     def figures_path(self, name: str) -> Path:
-        """Where a figure goes; write it with `write_atomically`.
-
-        Args:
-            name: A plain file name, without folders; else a ValueError.
-
-        Returns:
-            The path in figures/; the file need not exist.
-        """
+        """Return where in figures/ a file goes; the same as `results_path`."""
         return self._path / FIGURES / plain_name(name)
 
     def _tiles_written(self) -> dict[str, int]:
