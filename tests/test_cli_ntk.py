@@ -158,6 +158,8 @@ def test_what_is_wrong_is_said_before_a_folder_is_made(capsys):
     assert "must hold what the kernel needs of two samples" in error
     error = failed(capsys, *OWN, "--kernel", "trace", "trace")
     assert "none of them twice; got trace, trace" in error
+    error = failed(capsys, *OWN, "--kernel", "trace", "conjugate", "--layer", "nope")
+    assert "layer must be the path of a module; 'nope' is none" in error
     assert not Path("runs/ntk").exists()
 
 

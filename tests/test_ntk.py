@@ -342,8 +342,9 @@ def test_a_budget_below_two_samples_is_refused():
 @pytest.mark.message
 def test_models_without_parameters_and_mixed_samples_are_refused():
     x = torch.randn(4, 3)
-    with pytest.raises(ValueError, match="a tangent kernel needs parameters"):
-        es.ntk(nn.Flatten(), x)
+    for create_graph in (False, True):
+        with pytest.raises(ValueError, match="a tangent kernel needs parameters"):
+            es.ntk(nn.Flatten(), x, create_graph=create_graph)
     mixing = nn.Sequential(nn.Linear(3, 3), zoo.Lambda(lambda z: z - z.mean(0)))
     with pytest.raises(ValueError, match="depends on other samples"):
         es.ntk(mixing, x)

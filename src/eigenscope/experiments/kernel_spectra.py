@@ -22,7 +22,7 @@ from eigenscope.experiments.records import (
     write_small,
 )
 from eigenscope.experiments.tails import finite, fit_tails, tail_numbers
-from eigenscope.kernels.conjugate import conjugate_of
+from eigenscope.kernels.conjugate import conjugate_of, first_features
 from eigenscope.operators import NTK, ParameterJacobian, StoredGram
 from eigenscope.operators.kernel_tiles import tile_engine
 from eigenscope.problem import Problem
@@ -135,8 +135,10 @@ def prepare_kernels(problem: Problem, plan: KernelPlan, *, run: Run | None) -> N
         run: The run that goes on; None if there is none yet.
 
     Raises:
+        TypeError: If the features of the conjugate kernel are no tensor.
         ValueError: If model or data are not those that the run started with, samples
-            influence each other, or the memory budget is too small.
+            influence each other, the features cannot be found, or the memory budget
+            is too small.
 
     Cost:
         Forward and backward passes of a few samples.
@@ -154,6 +156,8 @@ def prepare_kernels(problem: Problem, plan: KernelPlan, *, run: Run | None) -> N
             method=plan.method,
             memory=memory,
         )
+    if "conjugate" in plan.kernels:
+        first_features(problem, plan.layer, memory)
 
 
 def run_kernels(run: Run, problem: Problem, plan: KernelPlan) -> None:

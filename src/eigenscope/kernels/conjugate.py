@@ -84,7 +84,6 @@ def conjugate_of(
     problem: Problem, other: Problem | None, layer: str | None, memory: str | int | None
 ) -> Float[Tensor, "left right"]:
     """Return the conjugate kernel of one or two data sets; see `conjugate_kernel`."""
-    require_no_batch_statistics(problem.model, what="a conjugate kernel needs")
     left = _features(problem, layer, memory)
     right = left if other is None else _features(other, layer, memory)
     _require_room(len(left), len(right), left, memory)
@@ -195,8 +194,7 @@ def _watched(model: nn.Module, layer: str | None, watch: _Watch) -> list[Any]:
 
 def _features(problem: Problem, layer: str | None, memory: str | int | None) -> Tensor:
     """Return the features of all samples."""
-    example = features_of(problem, layer, problem.batches.first(1))
-    _require_room(problem.num_samples, 0, example, memory)
+    example = first_features(problem, layer, memory)
     shape = (problem.num_samples, example.shape[1])
     result = large_empty(shape, dtype=example.dtype, device=example.device)
     if problem.ranks.size > 1:
@@ -212,6 +210,30 @@ def _features(problem: Problem, layer: str | None, memory: str | int | None) -> 
                 )
             result[batch.start : batch.start + batch.size] = found
     return result
+
+
+def first_features(
+    problem: Problem, layer: str | None, memory: str | int | None
+) -> Float[Tensor, "one feature"]:
+    """Return the features of the first sample; fails where those of all would.
+
+    Args:
+        problem: The network and its data.
+        layer: As for `conjugate_kernel`.
+        memory: As for `conjugate_kernel`.
+
+    Returns:
+        One row.
+
+    Raises:
+        TypeError: If they are no tensor.
+        ValueError: If BatchNorm is in training mode, the layer does not run, or the
+            features of all samples do not fit.
+    """
+    require_no_batch_statistics(problem.model, what="a conjugate kernel needs")
+    example = features_of(problem, layer, problem.batches.first(1))
+    _require_room(problem.num_samples, 0, example, memory)
+    return example
 
 
 def _require_room(

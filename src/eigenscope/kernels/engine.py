@@ -38,6 +38,22 @@ _STREAMED_BYTES = 256 * 2**20
 _FEWEST = 8
 
 
+def require_parameters(problem: Problem) -> None:
+    """Raise if there is nothing to differentiate by.
+
+    Args:
+        problem: The problem.
+
+    Raises:
+        ValueError: If it has no parameters.
+    """
+    if not problem.params:
+        raise ValueError(
+            "a tangent kernel needs parameters; the model has none that requires "
+            "gradients. Name frozen ones: params='*' takes them all."
+        )
+
+
 @final
 class KernelEngine:
     """Keeps the gradients of one or two sets of samples and hands them out in pairs.
@@ -82,11 +98,7 @@ class KernelEngine:
     ) -> None:
         require_choice("outputs", outputs, KernelOutputs)
         require_choice("method", method, KernelMethod)
-        if not problem.params:
-            raise ValueError(
-                "a tangent kernel needs parameters; the model has none that requires "
-                "gradients. Name frozen ones: params='*' takes them all."
-            )
+        require_parameters(problem)
         # Pairs are dealt out to the ranks, not samples.
         self.ranks = problem.ranks
         self.problem = problem = problem.whole()

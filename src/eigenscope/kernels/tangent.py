@@ -14,6 +14,7 @@ from eigenscope._types import (
     require_choice,
 )
 from eigenscope.kernels.differentiable import differentiable_kernels
+from eigenscope.kernels.engine import require_parameters
 from eigenscope.kernels.matrices import kernel_matrices
 from eigenscope.problem import Problem, transform_outputs
 from eigenscope.problem.alike import data_of, require_alike
@@ -98,28 +99,16 @@ def ntk(
         [[4.0, 2.0, 2.0], [2.0, 4.0, 2.0], [2.0, 2.0, 4.0]]
     """
     problem, other = problems(model, x1, x2, output, outputs, params)
-    groups = dict.fromkeys(problem.params, "")
-    if create_graph:
-        found = differentiable_kernels(
-            problem,
-            other,
-            x1,
-            x2,
-            groups=groups,
-            equation=_EQUATIONS[outputs],
-            method=method,
-            memory=memory,
-        )
-        return found[""]
-    found = kernel_matrices(
+    found = _kernels(
         problem,
         other,
-        groups=groups,
-        outputs=_kept(outputs),
+        (x1, x2) if create_graph else None,
+        groups=dict.fromkeys(problem.params, ""),
+        outputs=outputs,
         method=method,
         memory=memory,
     )
-    return _shaped(found[""], problem, other, outputs)
+    return found[""]
 
 
 def ntk_components(
@@ -170,29 +159,15 @@ def ntk_components(
         {'weight': [2.0, 0.0, 0.0], 'bias': [2.0, 2.0, 2.0]}
     """
     problem, other = problems(model, x1, x2, output, outputs, params)
-    groups = groups_of(problem, by)
-    if create_graph:
-        return differentiable_kernels(
-            problem,
-            other,
-            x1,
-            x2,
-            groups=groups,
-            equation=_EQUATIONS[outputs],
-            method=method,
-            memory=memory,
-        )
-    found = kernel_matrices(
+    return _kernels(
         problem,
         other,
-        groups=groups,
-        outputs=_kept(outputs),
+        (x1, x2) if create_graph else None,
+        groups=groups_of(problem, by),
+        outputs=outputs,
         method=method,
         memory=memory,
     )
-    return {
-        name: _shaped(matrix, problem, other, outputs) for name, matrix in found.items()
-    }
 
 
 def problems(
@@ -264,8 +239,38 @@ def summed_outputs(output: OutputSpec) -> OutputSpec:
     return summed
 
 
-def _kept(outputs: NTKOutputs) -> KernelOutputs:
-    return "full" if outputs == "full" else "trace"
+def _kernels(
+    problem: Problem,
+    other: Problem | None,
+    connected: tuple[Inputs, Inputs | None] | None,
+    *,
+    groups: Mapping[str, str],
+    outputs: NTKOutputs,
+    method: KernelMethod,
+    memory: str | int | None,
+) -> dict[str, Tensor]:
+    """Return the kernels of groups of parameters, in the caller's graph if connected.
+
+    `connected` holds the inputs as the caller gave them, None if no graph is asked for.
+    """
+    if connected is not None:
+        require_parameters(problem)
+        return differentiable_kernels(
+            problem,
+            other,
+            *connected,
+            groups=groups,
+            equation=_EQUATIONS[outputs],
+            method=method,
+            memory=memory,
+        )
+    kept: KernelOutputs = "full" if outputs == "full" else "trace"
+    found = kernel_matrices(
+        problem, other, groups=groups, outputs=kept, method=method, memory=memory
+    )
+    return {
+        name: _shaped(matrix, problem, other, outputs) for name, matrix in found.items()
+    }
 
 
 def _shaped(
