@@ -103,11 +103,11 @@ def test_variants_replace_entries_of_the_file():
 def test_everything_that_is_wrong_is_said_at_once():
     text = (
         'sede = 1\n[model]\nname = "lennet"\n[data]\nname = "fasion-mnist"\n'
-        'label_noise = 2.0\n[training]\nepochs = "fifty"\nbatch_size = 10\n'
+        'label_noise = 2.0\n[training]\nepochs = "fifty"\nbatch_size = 0\n'
         'learning_rat = 0.1\noptimizer = "sdg"\naugment = 1\nmilestones = [1, true]\n'
         "[hessian]\nper_class = 0\n[jacobian]\nnum_samples = 1.5\n"
     )
-    with pytest.raises(ValueError, match="must be without faults; it has 11") as caught:
+    with pytest.raises(ValueError, match="must be without faults; it has 12") as caught:
         read_study(written(text))
     message = str(caught.value)
     for fault in (
@@ -115,6 +115,7 @@ def test_everything_that_is_wrong_is_said_at_once():
         "training.learning_rat is no key here; the nearest are learning_rate",
         "training.learning_rate is required and missing",
         "training.epochs must be a whole number; got 'fifty'",
+        "training.batch_size must be at least 1; got 0",
         "training.optimizer must be one of 'sgd', 'adam'; got 'sdg'",
         "training.augment must be true or false; got 1",
         "training.milestones must be a list, each a whole number; got [1, True]",
@@ -124,7 +125,21 @@ def test_everything_that_is_wrong_is_said_at_once():
         "model.name must be package.module:factory or one of lenet",
     ):
         assert f"\n  {fault}" in message
-    assert "data: " not in message  # its section is wrong in itself
+    assert "data: " not in message  # its numbers are wrong
+
+
+@pytest.mark.message
+def test_files_are_looked_for_beside_unknown_keys():
+    text = TINY + "\n[jacobian]\nevry = 2\n"
+    changes = ["data.name=mnist", "data.num_trian=3"]
+    with pytest.raises(ValueError, match="must be without faults; it has 3") as caught:
+        read_study(written(text), changes=changes)
+    for fault in (
+        "data.num_trian is no key here; the nearest are num_train",
+        "jacobian.evry is no key here; the nearest are every",
+        "data: mnist requires root (--data-root)",
+    ):
+        assert f"\n  {fault}" in str(caught.value)
 
 
 @pytest.mark.message

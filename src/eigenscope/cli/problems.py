@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from eigenscope.cli.options import OutputName, ProblemOptions
+from eigenscope.experiments.preparation import usable_device
 from eigenscope.problem import Problem
 from eigenscope.zoo import (
     ImageData,
@@ -57,7 +58,7 @@ def problem_of(
         OSError: If a file is missing.
         ImportError: If an extra is missing.
     """
-    device = _usable_device(options.device)
+    device = usable_device(options.device)
     data = _data(options)
     pairs = (data.inputs, data.targets) if isinstance(data, ImageData) else data
     class_names = _class_names(data)
@@ -91,17 +92,6 @@ def _data(options: ProblemOptions) -> Any:
     if is_factory(options.data):
         return data_from_factory(options.data, **chosen)
     return load_data(options.data, **chosen)
-
-
-def _usable_device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"--device must be one that this torch can use here, such as cpu; got "
-            f"{name!r}: {reason}"
-        ) from error
 
 
 def _sample_shape(model: str, data: Any) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ def prepare_experiment(experiment: Experiment, *, device: str = "cpu") -> Prepar
         ValueError: If device, model, weights or data are wrong or do not fit.
         OSError: If files are missing.
     """
-    place = _usable(device)
+    place = usable_device(device)
     train, test = (load_split(experiment.data, split) for split in ("train", "test"))
     model = _built(experiment.model, train, experiment.seed).to(place).eval()
     chosen = None
@@ -70,6 +70,28 @@ def prepare_experiment(experiment: Experiment, *, device: str = "cpu") -> Prepar
         test=test.to(place),
         hessian_data=chosen,
     )
+
+
+def usable_device(name: str) -> torch.device:
+    """Return a device by name, once a tensor could be made there.
+
+    Args:
+        name: As on the command line, such as "cuda:1".
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: If this torch cannot use it here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device must be one that this torch can use here, such as cpu; got "
+            f"{name!r}: {reason}"
+        ) from error
 
 
 def outside_faults(table: Mapping[str, Any]) -> list[str]:
@@ -138,19 +160,7 @@ def _built(section: ModelSection, images: Images, seed: int) -> nn.Module:
 
 
 def _section(kind: Any, table: Any) -> Any:
-    """Return a section by itself, None if it is absent or wrong."""
+    """Return a section by itself, None if it is absent or too wrong to be used."""
     if not isinstance(table, Mapping):
         return None
-    found, faults = read_table(kind, table)
-    return None if faults else found
-
-
-def _usable(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"--device must be one that this torch can use here, such as cpu; got "
-            f"{name!r}: {reason}"
-        ) from error
+    return read_table(kind, table)[0]

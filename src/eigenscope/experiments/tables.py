@@ -1,5 +1,6 @@
 """TOML tables as frozen records: everything that is wrong with them, at once."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from types import UnionType
@@ -16,6 +17,7 @@ _KINDS: Mapping[Any, str] = {
     float: "a number",
     bool: "true or false",
 }
+_STAND_INS: Mapping[Any, Any] = {str: "", int: 1, float: 1.0, bool: False}
 
 
 def read_table(
@@ -32,7 +34,8 @@ def read_table(
         path: Of the table, such as "training.".
 
     Returns:
-        The record, None if anything is wrong; and one line for each fault.
+        The record of what is right, None if that is not enough or out of range; and
+        one line for each fault.
     """
     faults: list[str] = []
     hints, values = get_type_hints(kind), dict[str, Any]()
@@ -43,14 +46,20 @@ def read_table(
             faults.append(f"{path}{key} is no key here; the nearest are {near}")
     for name, field in known.items():
         if name in table:
-            values[name], wrong = _value(hints[name], table[name], f"{path}{name}")
+            value, wrong = _value(hints[name], table[name], f"{path}{name}")
             faults += wrong
+            if value is not None:
+                values[name] = value
         elif field.default is MISSING:
             faults.append(f"{path}{name} is required and missing")
-    if faults:
-        return None, faults
-    record: Any = kind(**values)
-    return record, [f"{path}{fault}" for fault in record.faults()]
+    missing = [n for n in known if known[n].default is MISSING and n not in values]
+    record: Any = kind(
+        **values | {name: _STAND_INS.get(hints[name]) for name in missing}
+    )
+    left_out = {*missing, *table} - values.keys()  # what stands for it is not to blame
+    own = [f for f in record.faults() if left_out.isdisjoint(re.findall(r"\w+", f))]
+    is_usable = not missing and not own
+    return record if is_usable else None, faults + [f"{path}{fault}" for fault in own]
 
 
 def flat(record: object) -> dict[str, JsonValue]:

@@ -1,7 +1,7 @@
 """Colors, fonts, axis labels and ticks that all figures share."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, Final, Literal
@@ -10,6 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FuncFormatter,
     LogFormatterMathtext,
@@ -43,6 +44,9 @@ RULE_NAMES: Final = {"scan": "scan", "peak": "peak", "given": "given xmin"}
 
 MAX_LOG10: Final = 250.0  # beyond it the ticks of a log axis overflow
 
+_LEGEND_ROW: Final = 0.22  # inches of a row of a legend below all axes
+_LEGEND_KEY: Final = 0.6  # inches beside a label of it
+_CHARACTER: Final = 0.085  # inches of a character of it
 _MOST_INSIDE: Final = 5  # legend entries within axes
 _BELOW_LABELS: Final = 0.5  # inches from the axis to below its label
 
@@ -153,6 +157,36 @@ def legend_share(ax: Axes) -> float:
     return 0.06 + 0.065 * len(ax.get_legend_handles_labels()[1])
 
 
+def height_below(labels: Sequence[str], *, width: float) -> float:
+    """Give the height of a legend below all axes of a figure, in inches.
+
+    Args:
+        labels: Of the legend.
+        width: Of the figure, in inches.
+
+    Returns:
+        Enough for as many columns as the longest label leaves room for.
+    """
+    return _LEGEND_ROW * -(-len(labels) // _columns_below(labels, width))
+
+
+def write_legend_below(figure: Figure, lines: Mapping[str, Line2D]) -> None:
+    """Draw one legend for all panels, below them, with names taken literally.
+
+    Args:
+        figure: Of a constrained layout, high enough by `height_below`.
+        lines: A line for each name.
+    """
+    legend = figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside lower center",
+        ncols=_columns_below(list(lines), figure.get_figwidth()),
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def tick_log_axis(axis: Axis) -> None:
     """Label a log axis, whose limits are final, so that ticks neither clash nor lack.
 
@@ -195,6 +229,11 @@ def tick_linear_axis(axis: Axis) -> None:
 
 def _has_long_legend(ax: Axes) -> bool:
     return len(ax.get_legend_handles_labels()[1]) > _MOST_INSIDE
+
+
+def _columns_below(labels: Sequence[str], width: float) -> int:
+    each = _LEGEND_KEY + _CHARACTER * max(map(len, labels))
+    return min(len(labels), max(1, int(width / each)))
 
 
 def _plain(value: float, _: int | None) -> str:

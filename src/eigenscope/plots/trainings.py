@@ -7,10 +7,17 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from eigenscope.plots.densities import plot_density
-from eigenscope.plots.style import EIGENVALUE, looks, new_figure, write_legend
+from eigenscope.plots.style import (
+    EIGENVALUE,
+    height_below,
+    looks,
+    new_figure,
+    write_legend_below,
+)
 from eigenscope.plots.tails import plot_tail
 from eigenscope.spectra import Spectrum
 
@@ -32,8 +39,8 @@ def panels_figure(
         title: Of the figure.
 
     Returns:
-        The figure; an axis of y whose values span more than a decade is logarithmic,
-        unless they are accuracies.
+        The figure, the legend of all panels below them; an axis of y whose values span
+        more than a decade is logarithmic, unless they are accuracies.
 
     Raises:
         ValueError: If there is no panel.
@@ -42,21 +49,25 @@ def panels_figure(
         raise ValueError("panels must hold at least one quantity; got none.")
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    width, height = 4.3 * columns + 0.5, 3.5 * rows + 0.6
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    styles = dict(zip(labels, looks(), strict=False))
+    width = 4.3 * columns + 0.5
+    height = 3.5 * rows + 0.6 + height_below(labels, width=width)
     with new_figure(title, width=width, height=height) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax in grid[len(panels) :]:
             ax.remove()
+        drawn: dict[str, Line2D] = {}
         for ax, (name, lines) in zip(grid, panels.items(), strict=False):
-            for (label, (x, y)), look in zip(lines.items(), looks(), strict=False):
-                ax.plot(x, y, color=look[0], ls=look[1], marker="o", ms=3, label=label)
-            ax.set(xlabel=axes[name])
+            for label, (x, y) in lines.items():
+                color, style = styles[label]
+                (line,) = ax.plot(x, y, color=color, ls=style, marker="o", ms=3)
+                drawn.setdefault(label, line)
             ax.set_ylabel(name, parse_math=False)
             if not name.startswith(_SHARE):
                 _choose_scale(ax, lines)
-            if axes[name] == "epoch":
-                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        write_legend(grid[0], loc="lower left")
+            _label_across(ax, axes[name])
+        write_legend_below(figure, drawn)
     return figure
 
 
@@ -112,6 +123,12 @@ def overlay_figure(
         left.set_title("Density")
         right.set_title("Tail")
     return figure
+
+
+def _label_across(ax: Axes, label: str) -> None:
+    ax.set(xlabel=label)
+    if label == "epoch":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _choose_scale(ax: Axes, lines: Mapping[str, Points]) -> None:

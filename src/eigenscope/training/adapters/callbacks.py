@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 from eigenscope._types import require_choice
-from eigenscope.training.adapters.counting import CountedBy
+from eigenscope.training.adapters.counting import CountedBy, Counting
 from eigenscope.training.recorder import Recorder
 from eigenscope.zoo.extras import require_extra
 
@@ -39,8 +39,7 @@ def lightning_callback(
     """
     require_choice("by", by, CountedBy)
     require_extra("lightning.pytorch", "lightning")
-    home = importlib.import_module("eigenscope.training.adapters.lightning_trainer")
-    return home.RecordingCallback(recorder, by=by, module=module)
+    return _callback("lightning_trainer", Counting(recorder, by=by, module=module))
 
 
 def transformers_callback(
@@ -71,5 +70,10 @@ def transformers_callback(
     """
     require_choice("by", by, CountedBy)
     require_extra("transformers", "transformers")
-    home = importlib.import_module("eigenscope.training.adapters.transformers_trainer")
-    return home.RecordingCallback(recorder, by=by, module=module)
+    return _callback("transformers_trainer", Counting(recorder, by=by, module=module))
+
+
+def _callback(home: str, counting: Counting) -> Any:
+    """Import the callback of a trainer's own class, whose library is there."""
+    module = importlib.import_module(f"eigenscope.training.adapters.{home}")
+    return module.RecordingCallback(counting)

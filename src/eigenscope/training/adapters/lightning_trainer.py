@@ -5,8 +5,7 @@ from typing import Any, final
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from eigenscope.training.adapters.counting import CountedBy
-from eigenscope.training.recorder import Recorder
+from eigenscope.training.adapters.counting import Counting
 
 
 @final
@@ -14,32 +13,25 @@ class RecordingCallback(Callback):
     """Records before the first step and after epochs or steps.
 
     Args:
-        recorder: The recorder.
-        by: What its schedule counts.
-        module: Path of the network within the LightningModule.
+        counting: What is told of them.
     """
 
-    def __init__(self, recorder: Recorder, *, by: CountedBy, module: str) -> None:
-        self._recorder, self._module = recorder, module
-        self._by: CountedBy = by
+    def __init__(self, counting: Counting) -> None:
+        self._counting = counting
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0:
-            self._record(trainer, pl_module, 0)
+        steps, is_first = trainer.global_step, trainer.is_global_zero
+        self._counting.begun(pl_module, steps, is_first=is_first)
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
-        if self._by == "step":
-            self._record(trainer, pl_module, trainer.global_step)
+        steps, is_first = trainer.global_step, trainer.is_global_zero
+        self._counting.ended("step", pl_module, steps, is_first=is_first)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._by == "epoch":
-            self._record(trainer, pl_module, trainer.current_epoch + 1)
-
-    def _record(self, trainer: Trainer, model: LightningModule, number: int) -> None:
-        if trainer.is_global_zero:
-            self._recorder.record(model.get_submodule(self._module), number)
+        epochs, is_first = trainer.current_epoch + 1, trainer.is_global_zero
+        self._counting.ended("epoch", pl_module, epochs, is_first=is_first)

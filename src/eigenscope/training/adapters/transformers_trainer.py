@@ -2,7 +2,6 @@
 
 from typing import Any, final
 
-from torch import nn
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -11,8 +10,7 @@ from transformers import (
 )
 from typing_extensions import override
 
-from eigenscope.training.adapters.counting import CountedBy
-from eigenscope.training.recorder import Recorder
+from eigenscope.training.adapters.counting import Counting
 
 
 @final
@@ -20,14 +18,11 @@ class RecordingCallback(TrainerCallback):
     """Records before the first step and after epochs or steps.
 
     Args:
-        recorder: The recorder.
-        by: What its schedule counts.
-        module: Path of the network within the model.
+        counting: What is told of them.
     """
 
-    def __init__(self, recorder: Recorder, *, by: CountedBy, module: str) -> None:
-        self._recorder, self._module = recorder, module
-        self._by: CountedBy = by
+    def __init__(self, counting: Counting) -> None:
+        self._counting = counting
 
     @override
     def on_train_begin(
@@ -37,8 +32,8 @@ class RecordingCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        if state.global_step == 0:
-            self._record(state, kwargs["model"], 0)
+        steps, is_first = state.global_step, state.is_world_process_zero
+        self._counting.begun(kwargs["model"], steps, is_first=is_first)
 
     @override
     def on_step_end(
@@ -48,8 +43,8 @@ class RecordingCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        if self._by == "step":
-            self._record(state, kwargs["model"], state.global_step)
+        steps, is_first = state.global_step, state.is_world_process_zero
+        self._counting.ended("step", kwargs["model"], steps, is_first=is_first)
 
     @override
     def on_epoch_end(
@@ -59,9 +54,6 @@ class RecordingCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        if self._by == "epoch" and state.epoch is not None:
-            self._record(state, kwargs["model"], round(state.epoch))
-
-    def _record(self, state: TrainerState, model: nn.Module, number: int) -> None:
-        if state.is_world_process_zero:
-            self._recorder.record(model.get_submodule(self._module), number)
+        if state.epoch is not None:
+            epochs, is_first = round(state.epoch), state.is_world_process_zero
+            self._counting.ended("epoch", kwargs["model"], epochs, is_first=is_first)
