@@ -106,6 +106,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet": (zoo.Residual, (2, 5, 5)),
     "attention": (Attention, (3, 4)),
     "lstm": (lambda: parameter_zoo.Recurrent(nn.LSTM), ()),
+    "gru": (lambda: parameter_zoo.Recurrent(nn.GRU), ()),
     "tied": (zoo.Tied, (4,)),
     "checkpointed": (Checkpointed, (3,)),
     "scaled": (Scaled, (3,)),
@@ -142,7 +143,7 @@ def make(name: str, loss: str = "classes") -> Case:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(5)
         model = zoo.randomized(build(), source)
-    if name == "lstm":
+    if name in {"lstm", "gru"}:
         inputs = torch.randint(0, 7, (N, 3), generator=source)
     else:
         inputs = torch.randn(N, *shape, generator=source, dtype=torch.float64)

@@ -53,6 +53,21 @@ def test_weighted_measures_agree_with_scipy(a, b, seed):
     assert abs(wasserstein((b, q), (a, p)) - expected) <= ROUNDING * scale
 
 
+@pytest.mark.parametrize(
+    ("scale", "mapped"),
+    [
+        ("range", lambda x: (x - x.min()) / np.ptp(x)),
+        ("max", lambda x: x / np.abs(x).max()),
+        ("trace", lambda x: x / x.mean()),
+    ],
+)
+def test_scaled_distances_are_scipy_s_of_scaled_measures(scale, mapped):
+    generator = np.random.default_rng(4)
+    a, b = 1e3 * generator.exponential(size=30), generator.exponential(size=19) - 0.1
+    expected = wasserstein_distance(mapped(a), mapped(b))
+    assert wasserstein(a, b, scale=scale) == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_spectrum_counts_its_zeros():
     low_rank = Spectrum.from_eigenvalues([4.0], dimension=4)
     assert wasserstein(low_rank, [0.0, 0.0, 0.0, 4.0]) == 0.0
