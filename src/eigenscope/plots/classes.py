@@ -34,10 +34,18 @@ def classes_figure(
     """
     count = len(total)
     drawn = (
-        ("G", total, {"marker": "o", "ms": 8, "mfc": "none", "color": PALETTE[6]}),
-        ("G₀ + G₁ + G₂", between, {"marker": "+", "ms": 8, "color": PALETTE[1]}),
-        ("G₁", classes, {"marker": ".", "ms": 6, "color": PALETTE[2]}),
-        ("G₃", within, {"marker": "x", "ms": 5, "color": PALETTE[0]}),
+        (
+            "G, all samples",
+            total,
+            {"marker": "o", "ms": 8, "mfc": "none", "color": PALETTE[6]},
+        ),
+        (
+            "G₀ + G₁ + G₂, between classes",
+            between,
+            {"marker": "+", "ms": 8, "color": PALETTE[1]},
+        ),
+        ("G₁, classes' means", classes, {"marker": ".", "ms": 6, "color": PALETTE[2]}),
+        ("G₃, within classes", within, {"marker": "x", "ms": 5, "color": PALETTE[0]}),
     )
     with new_figure(title, width=10.5, height=4.3) as figure:
         left, right = figure.subplots(1, 2)

@@ -138,8 +138,8 @@ def layers_figure(
     blocks = {name: found for name, found in spectra.items() if name != whole}
     if not blocks:
         raise ValueError("spectra must hold at least one block; got none.")
-    columns = min(_COLUMNS, len(blocks))
-    rows = math.ceil(len(blocks) / columns)
+    rows = math.ceil(len(blocks) / _COLUMNS)
+    columns = math.ceil(len(blocks) / rows)
     bandwidth = _bandwidth(list(spectra.values()))
     with new_figure(title, width=3.1 * columns + 0.8, height=2.3 * rows + 1) as figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -149,6 +149,8 @@ def layers_figure(
             pair = {whole: spectra[whole], "block": found}
             plot_log_density(ax, pair, bandwidth=bandwidth, colors=[_GRAY, PALETTE[0]])
             ax.set_title(f"{name}, D = {found.dimension:,}", parse_math=False, size=9)
+        for ax in grid.ravel()[max(0, len(blocks) - columns) : len(blocks)]:
+            ax.tick_params(labelbottom=True)
         write_legend(grid[0, 0], loc="upper right")
         figure.supxlabel(quantity, size=10)
         figure.supylabel("density per unit of λ", size=10)
