@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
-
-import torch
+from typing import TypeVar
 
 from eigenscope.cli.arguments import arguments_of
 from eigenscope.cli.options import RunOptions
@@ -12,6 +10,7 @@ from eigenscope.store import Run
 from eigenscope.store.folder import ARRAYS, require_vacant, require_vacant_store
 from eigenscope.store.manifest import Manifest
 from eigenscope.store.objects import place_at, require_local
+from eigenscope.training.threads import repeat_threads
 
 Prepared = TypeVar("Prepared")
 
@@ -54,10 +53,3 @@ def carry_out(
     ) as run:
         repeat_threads(run)
         return prepared, compute(run, prepared)
-
-
-def repeat_threads(run: Run) -> None:
-    """Use as many threads as when the run began: sums are then taken alike."""
-    if run.settings.get("num_threads") is None:
-        run.record_settings({"num_threads": torch.get_num_threads()})
-    torch.set_num_threads(cast("int", run.settings["num_threads"]))

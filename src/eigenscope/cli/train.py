@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from eigenscope.cli.options import TrainOptions
-from eigenscope.cli.runs import repeat_threads
 from eigenscope.cli.tables import terminal_table
 from eigenscope.experiments.catalog import (
     Study,
@@ -22,6 +21,7 @@ from eigenscope.report.training import TRAINING_HEADER, draw_training, training_
 from eigenscope.store import Run
 from eigenscope.store.folder import require_vacant
 from eigenscope.store.manifest import FILE_NAME, Manifest
+from eigenscope.training.threads import repeat_threads
 
 _VERB = "train"
 

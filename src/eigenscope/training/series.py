@@ -22,6 +22,7 @@ from eigenscope.training.history import History
 from eigenscope.training.measurement import Measure, Mode, measured
 from eigenscope.training.recorder import Recorder
 from eigenscope.training.schedule import Schedule
+from eigenscope.training.threads import repeat_threads
 from eigenscope.zoo.weights import load_weights
 
 Foreign = Literal["skip", "refuse"]
@@ -95,14 +96,18 @@ def record_series(
     run.record_settings({"counter": found.counter})
     run.record_result("gaps", [list[JsonValue](pair) for pair in found.gaps])
     missing = {n: path for n, path in found.paths.items() if recorder.is_missing(n)}
-    if processes == 1 or len(missing) < 2:
-        network = copy.deepcopy(model)
-        for number, path in _shown(missing):
-            load_weights(network, path)
-            recorder.record(network, number)
-    else:
-        job: Job = (model, dict(measures), mode)
-        _in_processes(recorder, job, missing, min(processes, len(missing)))
+    before = repeat_threads(run)
+    try:
+        if processes == 1 or len(missing) < 2:
+            network = copy.deepcopy(model)
+            for number, path in _shown(missing):
+                load_weights(network, path)
+                recorder.record(network, number)
+        else:
+            job: Job = (model, dict(measures), mode)
+            _in_processes(recorder, job, missing, min(processes, len(missing)))
+    finally:
+        torch.set_num_threads(before)
     return recorder.history()
 
 
