@@ -230,11 +230,10 @@ class KernelEngine:
         left, right = "left", "left" if self._is_symmetric else "right"
         with Shelf(self.problem.device) as shelf:
             own = rows | columns if self._is_symmetric else rows
-            for number, mine in self._ranges(self._left, step, own):
-                shelf.put(left, number, mine)
+            self._shelve(shelf, left, self._ranges(self._left, step, own))
             if not self._is_symmetric:
-                for number, mine in self._ranges(self._right, step, columns):
-                    shelf.put(right, number, mine)
+                others = self._ranges(self._right, step, columns)
+                self._shelve(shelf, right, others)
             wanted = sorted(columns)
             for first in range(0, len(wanted), kept):
                 held = {
@@ -248,6 +247,12 @@ class KernelEngine:
                         row = held[i] if is_held else shelf.get(left, i, slot=kept)
                         for j in partners:
                             yield i, j, row, held[j]
+
+    @staticmethod
+    def _shelve(shelf: Shelf, name: str, ranges: Iterator[tuple[int, Range]]) -> None:
+        # In a function of its own, at whose end the last range is let go, too.
+        for number, mine in ranges:
+            shelf.put(name, number, mine)
 
     def _has_disk(self) -> bool:
         """Whether the disk can take what is kept of all samples."""

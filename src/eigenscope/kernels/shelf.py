@@ -1,10 +1,9 @@
 """Gradients of ranges of samples on disk, where they do not fit in memory."""
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import final
 
 import torch
@@ -17,10 +16,10 @@ _RESERVE = 0.1  # of the free space, that is left to others
 
 @final
 class Shelf:
-    """Ranges in a temporary folder, written once and read when they are needed.
+    """Ranges in a temporary file, written once and read when they are needed.
 
-    Use it as a context; the folder, which is where `tempfile` puts it (`TMPDIR`), goes
-    when the context ends.
+    Use it as a context. The file is where `tempfile` puts it (`TMPDIR`), and has no
+    name, so that it goes when the context or the process ends, however it ends.
 
     Args:
         device: Where ranges go that are read.
@@ -28,15 +27,15 @@ class Shelf:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._folder = tempfile.TemporaryDirectory(prefix="eigenscope-")
-        self._ranges: dict[tuple[str, int], Range] = {}
+        self._file = tempfile.TemporaryFile(prefix="eigenscope-")  # noqa: SIM115
+        self._ranges: dict[tuple[str, int], tuple[int, Range]] = {}
         self._memory: dict[tuple[int, int], Tensor] = {}
 
     def __enter__(self) -> "Shelf":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._folder.cleanup()
+        self._file.close()
 
     def put(self, name: str, number: int, own: Range) -> None:
         """Write a range.
@@ -46,13 +45,13 @@ class Shelf:
             number: Of the range.
             own: The range.
         """
-        paths = self._paths(name, number)
+        start = self._file.seek(0, os.SEEK_END)
 
         def written(tensor: Tensor) -> Tensor:
-            tensor.cpu().contiguous().numpy().tofile(next(paths))
+            self._file.write(tensor.cpu().contiguous().numpy().data)
             return torch.empty_like(tensor, device="meta").contiguous()
 
-        self._ranges[name, number] = own.mapped(written)
+        self._ranges[name, number] = start, own.mapped(written)
 
     def get(self, name: str, number: int, *, slot: int) -> Range:
         """Read a range.
@@ -65,16 +64,16 @@ class Shelf:
         Returns:
             The range.
         """
-        paths = enumerate(self._paths(name, number))
+        start, own = self._ranges[name, number]
+        places = count()
+        self._file.seek(start)
 
         def read(like: Tensor) -> Tensor:
-            place, path = next(paths)
-            entries = self._room((slot, place), like)
-            with path.open("rb") as file:
-                file.readinto(entries.numpy().data)
+            entries = self._room((slot, next(places)), like)
+            self._file.readinto(entries.numpy().data)
             return entries.view(like.shape).to(self._device)
 
-        return self._ranges[name, number].mapped(read)
+        return own.mapped(read)
 
     def _room(self, key: tuple[int, int], like: Tensor) -> Tensor:
         # Of its own once a slot; what it held before is not needed any more.
@@ -82,10 +81,6 @@ class Shelf:
         if held is None or held.dtype != like.dtype or held.numel() < like.numel():
             held = self._memory[key] = torch.empty(like.numel(), dtype=like.dtype)
         return held[: like.numel()]
-
-    def _paths(self, name: str, number: int) -> Iterator[Path]:
-        folder = Path(self._folder.name)
-        return (folder / f"{name}-{number}-{place}" for place in count())
 
 
 def has_room(num_bytes: int) -> bool:
