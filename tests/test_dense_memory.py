@@ -1,10 +1,11 @@
 import tracemalloc
 
+import pytest
 import torch
 from dense_cases import normal, symmetric
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eigenscope.estimators import lapack
+from eigenscope.estimators import lapack, spectrum, whole
 from eigenscope.estimators.lapack import (
     MOST_ROWS,
     MOST_ROWS_EVD,
@@ -56,3 +57,16 @@ def test_a_gram_matrix_in_float64_is_not_copied():
     with Counted() as counted:
         load(gram(operator.factor, side="rows"))
     assert counted.largest <= 1024 * 1024
+
+
+@pytest.mark.message
+def test_beyond_32_bit_integers_a_spectrum_is_estimated_or_refused(monkeypatch):
+    matrix = symmetric(30)
+    for module in (lapack, whole):
+        monkeypatch.setattr(module, "MOST_ROWS", 20)
+    assert not spectrum(matrix, max_steps=8).exact
+    message = r"needs at most 20 rows, where LAPACK's 32-bit integers end; got 30"
+    with pytest.raises(ValueError, match=message):
+        spectrum(matrix, method="exact")
+    factor = normal(30, 10)  # its smaller side is safe
+    assert spectrum(gram(factor, side="rows")).exact

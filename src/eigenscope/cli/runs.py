@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
+from eigenscope._types import JsonValue
 from eigenscope.cli.arguments import arguments_of
-from eigenscope.cli.options import RunOptions
+from eigenscope.cli.options import JacobianOptions, NTKOptions, RunOptions
 from eigenscope.store import Run
 from eigenscope.store.folder import ARRAYS, require_vacant, require_vacant_store
 from eigenscope.store.manifest import Manifest
@@ -38,9 +39,12 @@ def carry_out(
     """
     arguments = arguments_of(options)
     if options.resume:
-        with Run.resume(options.out, verb=verb, arguments=arguments) as run:
+        before = _of_fewer_samples(options, arguments)
+        with Run.resume(options.out, verb=verb, arguments=before) as run:
             repeat_threads(run)
             prepared = prepare(run)
+            if before != arguments:
+                run.grow(num_samples=cast("int", arguments["num_samples"]))
             return prepared, compute(run, prepared)
     require_local(options.out)
     require_vacant(
@@ -53,3 +57,18 @@ def carry_out(
     ) as run:
         repeat_threads(run)
         return prepared, compute(run, prepared)
+
+
+def _of_fewer_samples(
+    options: RunOptions, arguments: dict[str, JsonValue]
+) -> dict[str, JsonValue]:
+    """Return the arguments that a run had before samples are added to it."""
+    if not isinstance(options, JacobianOptions | NTKOptions):
+        return arguments  # nothing of a sum over all samples could be used again
+    try:
+        old = Run.open(options.out).arguments.get("num_samples")
+    except FileNotFoundError:
+        return arguments
+    new = options.num_samples
+    grows = isinstance(old, int) and new is not None and new > old
+    return {**arguments, "num_samples": old} if grows else arguments

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eigenscope.budget import rows_within
 from eigenscope.estimators.long_vectors import inner_products
+from eigenscope.precision import wide_device
 
 _PANEL_BYTES: Final = 2**26  # made and released together
 _COLUMNS_AT_ONCE: Final = 2**14  # entries of all vectors that are turned together
@@ -101,7 +102,9 @@ class Basis:
         ]
         if not parts:
             shape = (self._num_groups, 0, block.shape[1])
-            return block.new_zeros(shape, dtype=torch.float64)
+            return torch.zeros(
+                shape, dtype=torch.float64, device=wide_device(block.device)
+            )
         return torch.cat(parts, 1)
 
     def combine(

@@ -22,6 +22,7 @@ from eigenscope.estimators.matrices import (
 )
 from eigenscope.estimators.order import Which, best_first
 from eigenscope.operators import Gram, LinearOperator, StoredGram, SymmetricOperator
+from eigenscope.precision import widened
 from eigenscope.spectra import Spectrum, rounding_floor
 from eigenscope.store.manifest import source_commit, versions
 
@@ -230,7 +231,7 @@ def _from_dense(
         vectors = vectors.to(getattr(torch, loaded.dtype, torch.float64))
     else:
         vectors = vectors.to(operand.device, operand.dtype)
-    exact = vectors.to("cpu", torch.float64)
+    exact = widened(vectors).cpu()
     residuals = torch.linalg.vector_norm(loaded.matrix @ exact - exact * values, dim=0)
     driver = lapack.choose_driver(size, num_vectors=wanted)
     made: dict[str, JsonValue] = _how("eigh", driver, operand) | {"dtype": loaded.dtype}
@@ -252,12 +253,12 @@ def _from_smaller_side(
     if float(values[-1]) <= floor:
         return None
     factor = operator.factor.T if operator.side == "columns" else operator.factor
-    raised = (factor @ vectors).to("cpu", torch.float64) / values.sqrt()
+    raised = widened(factor @ vectors).cpu() / values.sqrt()
     # In rounding the columns are not quite orthogonal where λ is small.
     orthogonal, triangle = torch.linalg.qr(raised)
     vectors = (orthogonal * triangle.diagonal().sign()).to(vectors)
-    exact = vectors.to("cpu", torch.float64)
-    products = (operator @ vectors).to("cpu", torch.float64)
+    exact = widened(vectors).cpu()
+    products = widened(operator @ vectors).cpu()
     residuals = torch.linalg.vector_norm(products - exact * values, dim=0)
     return values, vectors, residuals, largest, made
 

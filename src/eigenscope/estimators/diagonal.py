@@ -11,6 +11,7 @@ from eigenscope.estimators.interruption import Interrupted
 from eigenscope.estimators.long_vectors import inner_products
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probing import MeanOfTerms, Probing
+from eigenscope.precision import widened
 from eigenscope.spectra import Estimate
 from eigenscope.store import Run
 
@@ -94,7 +95,7 @@ def _estimated(
     if work.method == "hutch++":
         third = count // 3
         basis = work.range_of_sketch(third)
-        known += (basis * work.images("range", basis)).sum(0).double().cpu()
+        known += widened((basis * work.images("range", basis)).sum(0)).cpu()
         count -= third + len(basis)
     mean = MeanOfTerms()
     for probes, images in work.groups("probes", count):

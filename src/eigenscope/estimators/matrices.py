@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eigenscope.budget import format_bytes, resolve
 from eigenscope.operators import Gram, LinearOperator, StoredGram, SymmetricOperator
+from eigenscope.precision import to_host
 
 Operand = LinearOperator | Tensor | np.ndarray
 
@@ -213,5 +214,5 @@ def _in_float64(operand: Operand) -> tuple[float, str, Float[Tensor, "row column
     # Partial products in float32 added up in float64 were formed in float32.
     formed = max(dense.dtype, operand.dtype, key=lambda dtype: torch.finfo(dtype).eps)
     is_ours = isinstance(operand, Gram | StoredGram)
-    matrix = dense.detach().to("cpu", torch.float64, copy=not is_ours).contiguous()
+    matrix = to_host(dense.detach()).to(torch.float64, copy=not is_ours).contiguous()
     return torch.finfo(formed).eps, str(formed).removeprefix("torch."), matrix

@@ -19,6 +19,7 @@ from eigenscope.estimators.long_vectors import (
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import ProbeLaw, draw_probes, first_seed
 from eigenscope.estimators.products import Products
+from eigenscope.precision import widened
 from eigenscope.progress import progress
 from eigenscope.spectra import Estimate
 from eigenscope.store import Run
@@ -53,7 +54,7 @@ class MeanOfTerms:
         Args:
             terms: They are summed in float64 on the CPU.
         """
-        for term in terms.double().cpu():
+        for term in widened(terms).cpu():
             self.count += 1
             change = term - self._mean
             self._mean = self._mean + change / self.count
@@ -229,7 +230,7 @@ class Probing:
             self.products.dim, dtype=self.products.dtype, device=self.products.device
         )
         self._made["method"] = "exact"
-        return self.images("units", unit).diagonal().double().cpu()
+        return widened(self.images("units", unit).diagonal()).cpu()
 
     def finished(
         self,

@@ -14,6 +14,7 @@ from eigenscope.analysis import ClassDecomposition, decompose_by_class
 from eigenscope.estimators import spectrum
 from eigenscope.experiments.eigenpairs import eigenpairs_path, write_eigenpairs
 from eigenscope.operators import Gram, SymmetricOperator
+from eigenscope.precision import wide_sum
 from eigenscope.spectra import Eigenpairs, rounding_floor
 from eigenscope.store import Run
 
@@ -77,7 +78,7 @@ def write_class_structure(
         return
     with run.stage(CLASSES):
         parts = decompose_by_class(cast("Any", operator), memory=memory)
-        trace = float(parts.total.diagonal().sum(dtype=torch.float64))
+        trace = float(wide_sum(parts.total.diagonal()))
     count = _PER_CLASS * len(parts.weights)
     for name, matrix in ((_TOTAL, parts.total), (_WITHIN, parts.within)):
         write_eigenpairs(
@@ -104,7 +105,7 @@ def _record(run: Run, parts: ClassDecomposition, trace: float) -> None:
         Eigenpairs.load(eigenpairs_path(run, name)) for name in (_TOTAL, _WITHIN)
     )
     traces = {
-        name: float(part.diagonal().sum(dtype=torch.float64))
+        name: float(wide_sum(part.diagonal()))
         for name, part in (
             *(("own", parts.own), ("classes", parts.classes)),
             ("cross", parts.cross),
@@ -134,7 +135,7 @@ def _record(run: Run, parts: ClassDecomposition, trace: float) -> None:
 
 def _shares(between: Gram, pairs: Eigenpairs) -> Float[Tensor, " pair"]:
     vectors = pairs.vectors.to(between.device, between.dtype)
-    forms = (vectors * (between @ vectors)).sum(0, dtype=torch.float64)
+    forms = wide_sum(vectors * (between @ vectors), 0)
     return forms.cpu() / pairs.values
 
 

@@ -22,6 +22,7 @@ from eigenscope.experiments.records import (
     classes_of,
     keep_spectrum,
     read_small,
+    record_problem,
     require_same_problem,
     write_small,
 )
@@ -194,10 +195,9 @@ def run_jacobian_spectra(
         for each Gram matrix and about 4/3 D³ for its eigenvalues.
     """
     jacobian = jacobian or prepare_jacobian(problem, plan, run=run)
-    run.record_settings({"fingerprint": dict(problem.fingerprint())})
+    record_problem(run, problem)
     plan = _with_budget_of(run, plan)
     run.record_result("sample_shape", [*jacobian.sample_shape])
-    run.record_result("num_samples", problem.num_samples)
     run.record_result("num_outputs", problem.num_outputs)
     with run.stage("jacobian"):
         stored = jacobian.write(run, memory=plan.memory)

@@ -18,6 +18,7 @@ from eigenscope.experiments.records import (
     classes_of,
     keep_spectrum,
     read_small,
+    record_problem,
     require_same_problem,
     write_small,
 )
@@ -25,6 +26,7 @@ from eigenscope.experiments.tails import finite, fit_tails, tail_numbers
 from eigenscope.kernels.conjugate import conjugate_of, first_features
 from eigenscope.operators import NTK, ParameterJacobian, StoredGram
 from eigenscope.operators.kernel_tiles import tile_engine
+from eigenscope.precision import widened
 from eigenscope.problem import Problem
 from eigenscope.spectra import Spectrum
 from eigenscope.store import Run
@@ -179,10 +181,8 @@ def run_kernels(run: Run, problem: Problem, plan: KernelPlan) -> None:
         For each tangent kernel as for `es.NTK.write`, one more set of backward passes
         for the shares, and about 4/3 D³ operations for the eigenvalues.
     """
-    require_same_problem(run, problem)
-    run.record_settings({"fingerprint": dict(problem.fingerprint())})
+    record_problem(run, problem)
     plan = replace(plan, memory=budget_of(run, plan.memory))
-    run.record_result("num_samples", problem.num_samples)
     run.record_result("num_outputs", problem.num_outputs)
     targets = classes_of(problem)
     if targets is not None:
@@ -275,7 +275,7 @@ def _record_shares(run: Run, problem: Problem) -> None:
     if "trace_shares" in run.results:
         return
     jacobian = ParameterJacobian(problem)
-    squares = jacobian.squared_column_norms().double()
+    squares = widened(jacobian.squared_column_norms())
     total = float(squares.sum()) or 1.0
     shares = {
         name: float(squares[where].sum()) / total

@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from eigenscope._types import JsonValue
 from eigenscope.budget import resolve
 from eigenscope.estimators import spectrum
 from eigenscope.operators import StoredGram
 from eigenscope.problem import Problem
 from eigenscope.store import Run
+from eigenscope.store.manifest import FINGERPRINT
 
 
 def budget_of(run: Run, memory: str | int | None) -> str | int:
@@ -29,6 +31,8 @@ def budget_of(run: Run, memory: str | int | None) -> str | int:
 def require_same_problem(run: Run, problem: Problem) -> None:
     """Compare model and data with those that the run started with.
 
+    There may be more samples after those of the run, which `Run.grow` then takes in.
+
     Args:
         run: The run.
         problem: What it is to go on with.
@@ -36,10 +40,12 @@ def require_same_problem(run: Run, problem: Problem) -> None:
     Raises:
         ValueError: If they differ.
     """
-    now = problem.fingerprint()
-    recorded = cast("dict[str, str] | None", run.settings.get("fingerprint"))
+    recorded = cast("dict[str, str] | None", run.settings.get(FINGERPRINT))
     if recorded is None:
         return
+    before = int(cast("int", run.results.get("num_samples", problem.num_samples)))
+    is_longer = before < problem.num_samples
+    now = problem.fingerprint(num_samples=before if is_longer else None)
     changed = [name for name in now if now[name] != recorded.get(name)]
     if changed:
         raise ValueError(
@@ -47,6 +53,29 @@ def require_same_problem(run: Run, problem: Problem) -> None:
             f"{' and the '.join(changed)} of {run.path} differ now. Give the original "
             "ones, or start a new run in another folder."
         )
+
+
+def record_problem(run: Run, problem: Problem) -> None:
+    """Record which model and data a run is of, or compare them.
+
+    Args:
+        run: The run.
+        problem: What it goes on with.
+
+    Raises:
+        ValueError: If they differ, or there are more samples than the run is of.
+    """
+    require_same_problem(run, problem)
+    now = cast("JsonValue", dict(problem.fingerprint()))
+    if run.settings.get(FINGERPRINT, now) != now:
+        raise ValueError(
+            f"the run {run.path} is of the first {run.results['num_samples']} samples, "
+            f"got {problem.num_samples}. Take the others in with "
+            f"run.grow(num_samples={problem.num_samples}) (--resume with a larger "
+            "--num-samples), or give the same samples."
+        )
+    run.record_settings({FINGERPRINT: now})
+    run.record_result("num_samples", problem.num_samples)
 
 
 def classes_of(problem: Problem) -> Int64[np.ndarray, " sample"] | None:

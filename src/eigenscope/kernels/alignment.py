@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from eigenscope.precision import wide_device, widened
+
 _MATRIX = (
     "{} must be a square matrix (n, n) or a full kernel (n, n, k, k) of one set of "
     "samples; got shape {}. Leave out x2."
@@ -141,13 +143,13 @@ def kernel_target_alignment(
             f"{tuple(kernel.shape)} and {tuple(targets.shape)}. Take outputs='trace'."
         )
     if targets.is_floating_point():
-        y = targets.double()
+        y = widened(targets)
         y = y.unsqueeze(1) if y.ndim == 1 else y
     else:
         _, classes = targets.flatten().unique(return_inverse=True)
-        y = torch.nn.functional.one_hot(classes).double()
+        y = widened(torch.nn.functional.one_hot(classes))
     return kernel_alignment(
-        kernel.double(), (y @ y.T).to(kernel.device), centered=centered
+        kernel, (y @ y.T).to(wide_device(kernel.device)), centered=centered
     )
 
 
@@ -158,7 +160,7 @@ def _as_matrix(kernel: Tensor, name: str) -> Float[Tensor, "row row"]:
             kernel = kernel.transpose(1, 2).reshape(n * k, n * k)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not len(kernel):
         raise ValueError(_MATRIX.format(name, tuple(kernel.shape)))
-    return kernel.detach().double()
+    return widened(kernel.detach())
 
 
 def _centered(matrix: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class KernelSettings:
 _HALF = (torch.float16, torch.bfloat16)
 _STREAMED_BYTES = 256 * 2**20
 _FEWEST = 8
+_SHARE_KEPT = 0.75  # of the free memory; a pass over the network takes the rest
 
 
 def require_parameters(problem: Problem) -> None:
@@ -325,9 +326,10 @@ class KernelEngine:
     def _ranges_kept(self, step: int, num_ranges: int) -> int:
         """Return how many ranges of samples are kept together."""
         each = step * self.sample_bytes
-        if num_ranges * each <= self._free_bytes:
+        free = int(_SHARE_KEPT * self._free_bytes)
+        if num_ranges * each <= free:
             return num_ranges
-        return max(1, self._free_bytes // each - 1)
+        return max(1, free // each - 1)
 
     def _block_size(self) -> int:
         """Return the samples that go through the network together.

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from eigenscope.losses.base import FisherKind, RiskLoss
 from eigenscope.losses.output_matrix import Categorical, Directions, OutputMatrix
+from eigenscope.precision import wide_sum, widened
 
 
 def next_token_loss(
@@ -90,7 +91,7 @@ class CrossEntropy(RiskLoss):
         kept = wanted[wanted != self._ignored]
         if self._weight is None:
             return float(len(kept))
-        return float(self._weight.to(raw.device, torch.float64)[kept].sum())
+        return float(wide_sum(self._weight.to(raw.device)[kept]))
 
     @override
     def per_sample(self, raw: Tensor, targets: Any) -> Float[Tensor, " sample"]:
@@ -136,11 +137,12 @@ class CrossEntropy(RiskLoss):
             gradients = (mass * probabilities - weighted) / mass.sqrt()
             gradients = torch.where(mass > 0, gradients, 0).unsqueeze(0)
         else:
-            steps = probabilities.cumsum(1).to(torch.float64).unsqueeze(0)
+            steps = widened(probabilities.cumsum(1)).unsqueeze(0)
             numbers = uniform.reshape(len(raw), -1, uniform.shape[-1])
             numbers = numbers.movedim(2, 0).unsqueeze(2)
             # The last step may round below one.
             drawn = (numbers > steps[:, :, :-1]).sum(2, keepdim=True)
+            drawn = drawn.to(raw.device)
             gradients = probabilities.repeat(len(drawn), 1, 1, 1)
             gradients.scatter_add_(2, drawn, -gradients.new_ones(drawn.shape))
             gradients *= mass.sqrt()

@@ -135,7 +135,7 @@ class LogisticLoss(RiskLoss):
             )
         if uniform is None:
             return self.curvature(raw, targets)
-        drawn = (uniform.movedim(-1, 0) < p).to(raw)
+        drawn = (uniform.movedim(-1, 0) < p.to(uniform.device)).to(raw)
         return gradient_directions((p - drawn) * self._mass(raw, targets).sqrt())
 
     @override

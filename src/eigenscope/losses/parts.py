@@ -14,6 +14,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from eigenscope.losses.base import Loss
+from eigenscope.precision import wide_sum
 from eigenscope.problem.batch import take
 
 Form = Literal["mean", "sum", "pair"]
@@ -255,7 +256,7 @@ def class_weight_sum(
     kept = targets[targets != ignore_index].long()
     if weight is None:
         return float(len(kept))
-    return float(weight.to(kept.device, torch.float64)[kept].sum())
+    return float(wide_sum(weight.to(kept.device)[kept]))
 
 
 def loss_name(loss: Loss) -> str:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from math import prod
 from typing import Any, cast, final
 
@@ -18,6 +19,7 @@ from eigenscope.operators.sample_blocks import RAW_OUTPUTS, SampleBlock, SampleB
 from eigenscope.operators.stored_blocks import StoredBlocks
 from eigenscope.problem import (
     Batch,
+    Halving,
     ModelState,
     Problem,
     left_as_found,
@@ -56,6 +58,7 @@ class ComputedBlocks(SampleBlocks):
         self.dtype, self.device = problem.dtype, problem.device
         self.columns = range(problem.num_outputs)
         self._state = ModelState(problem.model)
+        self._halving = Halving("input Jacobian")
 
     @override
     def blocks(self) -> Iterator[tuple[int, SampleBlock]]:
@@ -137,10 +140,8 @@ class ComputedBlocks(SampleBlocks):
         """Make the arrays of Jacobians and raw outputs, or open them again."""
         num_outputs = self.problem.with_output(output).num_outputs
         shape = (self.num_samples, num_outputs, self.input_dim)
-        if name in run.array_names:
-            tile = run.open_array(name).tile_shape[0]
-        else:
-            tile = self._tile(num_outputs, resolve(memory))
+        cut = run.ranks.from_first(lambda: run.tile_shape(name))
+        tile = cut[0] if cut else self._tile(num_outputs, resolve(memory))
         dtype = str(self.dtype).removeprefix("torch.")
         raw_shape = self.problem.raw_shape
         array = run.array(
@@ -200,10 +201,9 @@ class ComputedBlocks(SampleBlocks):
         batches = (b for b in own.chunks(tile) if b.start // tile in set(mine))
         done = total - len(mine) * self.ranks.size
         for batch in progress(batches, label="Jacobian", total=total, done=done):
+            work = partial(self._fill_rows, batch.start, output, buffer, raws)
             for part in batch.parts(self.engine.settings.chunk_size):
-                first = part.start - batch.start
-                rows = slice(first, first + part.size)
-                raws[rows] = self.engine.fill(part, [output], [buffer[rows]])
+                self._halving.run(work, part)
             number = batch.start // tile
             raw_index = (number, *[0] * (len(raw_array.shape) - 1))
             raw_array.write(raw_index, raws[: batch.size].cpu().numpy())
@@ -211,12 +211,24 @@ class ComputedBlocks(SampleBlocks):
             array.write((number, 0, 0), block.cpu().numpy())
             yield
 
+    def _fill_rows(
+        self, start: int, output: OutputSpec, buffer: Tensor, raws: Tensor, own: Batch
+    ) -> None:
+        rows = slice(own.start - start, own.start - start + own.size)
+        raws[rows] = self.engine.fill(own, [output], [buffer[rows]])
+
     def _fill(self, batch: Batch, part: Tensor) -> None:
         output = self.problem.output
-        if len(self.columns) == self.problem.num_outputs:
-            self.engine.fill(batch, [output], [part])
-        else:
-            self.engine.fill_part(batch, output, self.columns, part)
+
+        def work(own: Batch) -> None:
+            first = own.start - batch.start
+            rows = part[first : first + own.size]
+            if len(self.columns) == self.problem.num_outputs:
+                self.engine.fill(own, [output], [rows])
+            else:
+                self.engine.fill_part(own, output, self.columns, rows)
+
+        self._halving.run(work, batch)
 
     def _chunks(self) -> Iterator[Batch]:
         """Return the chunks of one pass.

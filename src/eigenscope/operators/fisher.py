@@ -12,6 +12,7 @@ from eigenscope._types import require_choice
 from eigenscope.losses import FisherKind, OutputMatrix, Risk, RiskLoss
 from eigenscope.operators.curvature import require_parameters
 from eigenscope.operators.gauss_newton import OutputCurvature
+from eigenscope.precision import wide_device
 from eigenscope.problem import Batch, Problem
 
 _OBSERVED: Final = "observed"
@@ -98,7 +99,7 @@ def _drawing(loss: RiskLoss, num_draws: int, seed: int) -> Callable[[Batch], Bat
         shape = (batch.size, *loss.draw_shape(batch.targets), num_draws)
         # Drawn in the order of samples, whatever the sizes of the batches.
         uniform = torch.rand(shape, generator=source, dtype=torch.float64)
-        uniform = uniform.clamp_(min=2.0**-60).to(batch.targets.device)
+        uniform = uniform.clamp_(min=2.0**-60).to(wide_device(batch.targets.device))
         return dataclasses.replace(
             batch, targets={_OBSERVED: batch.targets, _UNIFORM: uniform}
         )

@@ -2,6 +2,7 @@
 
 from eigenscope.problem.batch import Batch, ModelInputs
 from eigenscope.problem.data import Batches, DataChangedError
+from eigenscope.problem.halving import Halving
 from eigenscope.problem.layout import ParameterLayout
 from eigenscope.problem.model import (
     call_model,
@@ -26,6 +27,7 @@ __all__ = [
     "Batch",
     "Batches",
     "DataChangedError",
+    "Halving",
     "ModelInputs",
     "ModelState",
     "ParameterLayout",

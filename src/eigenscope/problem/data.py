@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from eigenscope.problem.batch import Batch, join, sample_shapes
 from eigenscope.problem.random_state import RandomState, rng_preserved
 from eigenscope.problem.raw_batches import (
+    beginning,
     digest_of,
     inputs_and_targets,
     require_finite,
@@ -213,16 +214,32 @@ class Batches:
                 break
         return join(found)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, num_samples: int | None = None) -> str:
         """Return a digest of all inputs and targets in order.
+
+        Args:
+            num_samples: Of the first samples alone, as if there were no others.
 
         Returns:
             32 hexadecimal digits; equal data cut into other batches differs.
         """
         total = hashlib.blake2b(digest_size=16)
-        for digest in self._digests:
+        is_whole = num_samples is None
+        for digest in self._digests if is_whole else self._beginning(num_samples):
             total.update(digest)
         return total.hexdigest()
+
+    def _beginning(self, num_samples: int) -> Iterator[bytes]:
+        """Yield the digests of the batches of the first samples alone."""
+        for index, raw in enumerate(self._raw_batches(0)):
+            size = self._sizes[index]
+            if num_samples < size:
+                yield digest_of(beginning(raw, num_samples, of=size))
+                return
+            yield self._digests[index]
+            num_samples -= size
+            if not num_samples:
+                return
 
     def _raw_batches(self, index: int) -> Iterator[object]:
         """Yield what the data gives, with random states of its own between batches."""

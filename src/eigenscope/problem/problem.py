@@ -197,15 +197,18 @@ class Problem:
             labels=self.batches.labels,
         )
 
-    def fingerprint(self) -> dict[str, str]:
+    def fingerprint(self, *, num_samples: int | None = None) -> dict[str, str]:
         """Return digests of the data and of the model's weights.
+
+        Args:
+            num_samples: Of the first samples alone, as if there were no others.
 
         Returns:
             Hexadecimal digests under "data" and "weights"; a resumed run compares
             them with those that it started with.
         """
         return {
-            "data": self.batches.fingerprint(),
+            "data": self.batches.fingerprint(num_samples),
             "weights": state_digest(self.model),
         }
 

@@ -112,6 +112,27 @@ def digest_of(raw: object) -> bytes:
     return state.digest()
 
 
+def beginning(raw: object, size: int, *, of: int) -> Any:
+    """Return the first samples of a batch, in the same form.
+
+    Args:
+        raw: The batch.
+        size: How many.
+        of: Samples of the batch.
+    """
+    if isinstance(raw, Tensor | np.ndarray):
+        return raw[:size] if len(raw.shape) and raw.shape[0] == of else raw
+    if isinstance(raw, Mapping):
+        pairs = cast("Mapping[object, object]", raw).items()
+        return {key: beginning(entry, size, of=of) for key, entry in pairs}
+    if isinstance(raw, (tuple, list)):
+        entries = [*cast("Iterable[object]", raw)]
+        if len(entries) == of and not any(isinstance(e, Tensor) for e in entries):
+            return entries[:size]  # one text, say, for each sample
+        return [beginning(entry, size, of=of) for entry in entries]
+    return raw
+
+
 def update_digest(state: "hashlib.blake2b", tensor: Tensor) -> None:
     """Add a tensor's shape, dtype and bytes to a digest."""
     state.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -79,6 +79,17 @@ def remove_partial_files(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_files(folder: Path) -> None:
+    """Remove all files of a folder, which stays.
+
+    Args:
+        folder: The folder.
+    """
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+
+
 @contextmanager
 def explained_disk_errors(
     folder: Path, what: Callable[[], str], num_bytes: int

@@ -1,7 +1,7 @@
 """An array's description on disk: zarr v3 metadata, checked when it is met again."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -21,6 +21,8 @@ else:  # beartype cannot follow the recursive alias, and its module imports torc
     JsonValue = object
 
 METADATA: Final = "zarr.json"
+
+_DATA: Final = "data"  # the attribute that is a digest of the samples
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _DTYPES: Final = (
@@ -149,6 +151,40 @@ class Layout:
             zarr_format=3,
         )
         _write_metadata(place, f"{name}/{METADATA}", made)
+
+    def grow(self, larger: "Layout", place: Place, name: str) -> None:
+        """Make room for more samples in an array; whole tiles stay as they are.
+
+        An array that is cut otherwise or holds something else is made anew.
+
+        Args:
+            larger: What it is to be.
+            place: Where the arrays are.
+            name: The array's name.
+        """
+        if self == larger:
+            return
+        kept = {METADATA, *(self._whole_tiles(larger) if self._fits(larger) else ())}
+        for key in place.sizes(name):
+            if key.removeprefix(f"{name}/") not in kept:
+                place.remove(key)
+        larger.write(place, name)
+
+    def _fits(self, larger: "Layout") -> bool:
+        """Return whether this is the beginning of a larger array."""
+        mine, others = (
+            {key: value for key, value in layout.attributes.items() if key != _DATA}
+            for layout in (self, larger)
+        )
+        grown = any(a < b for a, b in zip(self.shape, larger.shape, strict=False))
+        same = (self.dtype, self.tile_shape) == (larger.dtype, larger.tile_shape)
+        return same and grown and mine == others
+
+    def _whole_tiles(self, larger: "Layout") -> Iterator[str]:
+        """Yield the keys of tiles that cover the same entries in a larger array."""
+        for index in self.tiling.indices():
+            if self.tiling.box(index) == larger.tiling.box(index):
+                yield "/".join(("c", *map(str, index)))
 
     def require_same(self, other: "Layout", name: str) -> None:
         """Raise unless another layout is this one.

@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +21,7 @@ Status = Literal["running", "complete"]
 
 FORMAT_VERSION: Final = 1
 FILE_NAME: Final = "manifest.json"
+FINGERPRINT: Final = "fingerprint"  # the setting that tells model and data
 
 
 @final
@@ -31,7 +32,7 @@ class Manifest:
     `store` is the URL of its arrays, None for the folder itself. Times are UTC in ISO
     8601, `timing` is wall seconds per stage over all resumes, `tiles` the tiles of each
     array when the run was completed, and `resumes` one record (time, versions, commit)
-    for each time that it was taken up again.
+    for each time that it was taken up again. `stale` names arrays of fewer samples.
     """
 
     verb: str
@@ -49,6 +50,7 @@ class Manifest:
     results: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     tiles: Mapping[str, int] = field(default_factory=dict[str, int])
     resumes: tuple[Mapping[str, JsonValue], ...] = ()
+    stale: tuple[str, ...] = ()
 
     @classmethod
     def new(
@@ -114,6 +116,7 @@ class Manifest:
             newest = content["format_version"]
             if newest <= FORMAT_VERSION:
                 content["resumes"] = tuple(content["resumes"])
+                content["stale"] = tuple(content.get("stale", ()))
                 return cls(**content)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -136,6 +139,25 @@ class Manifest:
         content = {item.name: getattr(self, item.name) for item in fields(self)}
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomically(folder / FILE_NAME, text + "\n")
+
+    def grown(self, num_samples: int, arrays: Sequence[str]) -> dict[str, Any]:
+        """What changes once more samples are taken in.
+
+        Args:
+            num_samples: All samples from now on.
+            arrays: What is there, of fewer samples.
+
+        Returns:
+            Fields and their new values.
+        """
+        return {
+            "arguments": {**self.arguments, "num_samples": num_samples},
+            "settings": {k: v for k, v in self.settings.items() if k != FINGERPRINT},
+            "results": {},
+            "tiles": {},
+            "status": "running",
+            "stale": (*self.stale, *arrays),
+        }
 
     def differences(self, verb: str, arguments: Mapping[str, JsonValue]) -> list[str]:
         """What of a job is not this run's, each as "name: old → new".

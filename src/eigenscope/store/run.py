@@ -11,6 +11,7 @@ import numpy as np
 
 from eigenscope.distributed import ALONE, Ranks, RanksChoice, current_ranks
 from eigenscope.store.arrays import TiledArray
+from eigenscope.store.files import remove_files
 from eigenscope.store.folder import ARRAYS, FIGURES, RESULTS, Lock, plain_name
 from eigenscope.store.layout import METADATA, Layout, create_group
 from eigenscope.store.manifest import (
@@ -153,7 +154,7 @@ class Run:
             path: The run's folder.
 
         Returns:
-            The run as it is now, closed for writing.
+            The run, closed for writing.
 
         Raises:
             FileNotFoundError: If the folder is not a run.
@@ -208,9 +209,10 @@ class Run:
 
     @property
     def array_names(self) -> list[str]:
-        """Names of the arrays that have been made, sorted."""
-        found = [name for name in self._place.names() if name != METADATA]
-        return [n for n in found if self._place.size(f"{n}/{METADATA}") is not None]
+        """Names of the arrays that have been made, sorted; stale ones not."""
+        absent = {METADATA, *self.manifest.stale}
+        found = [name for name in self._place.names() if name not in absent]
+        return [name for name in found if self._has(name)]
 
     def array(
         self,
@@ -245,12 +247,16 @@ class Run:
         )
 
         def make() -> None:
-            if name not in self.array_names:
+            if not self._has(name):
                 self._record.require_writable()
                 create_group(self._place)
                 asked.write(self._place, name)
+            elif name in self.manifest.stale:
+                Layout.read(self._place, name).grow(asked, self._place, name)
 
         self.ranks.from_first(make)
+        if name in (stale := self.manifest.stale):
+            self._record.save(stale=tuple(own for own in stale if own != name))
         Layout.read(self._place, name).require_same(asked, name)
         return self.open_array(name)
 
@@ -278,6 +284,28 @@ class Run:
             before_write=self._record.before_write,
         )
 
+    def tile_shape(self, name: str) -> tuple[int, ...] | None:
+        """How an array is cut, also a stale one; None if there is none."""
+        return Layout.read(self._place, name).tile_shape if self._has(name) else None
+
+    def grow(self, *, num_samples: int) -> None:
+        """Take more samples into a run, after those that it has.
+
+        Arrays keep their whole tiles, and are of more samples once they are asked for
+        again; results are removed, for they are of fewer. Compare the first samples
+        with the run's before.
+
+        Args:
+            num_samples: All samples, as the argument of that name.
+
+        Raises:
+            PermissionError: If the run is not open for writing.
+        """
+        self._record.require_writable()
+        there = self.ranks.from_first(lambda: self.array_names)
+        self.ranks.from_first(partial(remove_files, self._path / RESULTS))
+        self._record.save(**self.manifest.grown(num_samples, there))
+
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Add the wall seconds of a `with` block to `manifest.timing[name]`.
 
@@ -288,8 +316,7 @@ class Run:
             name: The stage, for example "jacobian".
 
         Returns:
-            The context manager; entering it raises PermissionError if the run is not
-            open for writing.
+            The context manager; PermissionError if the run is not open for writing.
         """
         return self._record.stage(name)
 
@@ -332,57 +359,33 @@ class Run:
         self._record.save(results={**self.results, name: plain})
 
     def complete(self) -> None:
-        """Mark the run as complete: everything it was asked for is on disk.
-
-        Tiles that nobody wrote (one triangle of a symmetric matrix, say) may stay so.
-
-        Raises:
-            PermissionError: If the run is not open for writing.
-        """
+        """Mark the run as complete; tiles above a diagonal, say, may be absent."""
         tiles = self.ranks.from_first(self._tiles_written)
         self._record.save(status="complete", tiles=tiles)
 
     def require_space(self, num_bytes: int) -> None:
-        """Raise before long work starts if the disk cannot take its result.
-
-        Args:
-            num_bytes: Bytes still to be written, for example
-                `array.tile_bytes * len(array.missing())`.
-
-        Raises:
-            OSError: With errno ENOSPC, if fewer are free.
-        """
+        """Raise OSError (ENOSPC) unless the disk can take so many bytes more."""
         with self.ranks.together():
             self._place.require_room(num_bytes)
 
     def has(self, path: Path) -> bool:
-        """Return whether a file of the run is there, as rank 0 sees it, on all ranks.
-
-        Args:
-            path: The file.
-        """
+        """Return whether a file is there, as rank 0 sees it, on all ranks."""
         return self.ranks.from_first(path.exists)
 
     def keep(self, path: Path, save: Callable[[Path], object]) -> None:
-        """Let rank 0 save a result, while the others wait.
-
-        Args:
-            path: The file.
-            save: Makes it; what it raises is raised on all ranks.
-        """
+        """Let rank 0 save a result; the others wait, and raise what it raises."""
         self.ranks.from_first(partial(save, path))
 
     def results_path(self, name: str) -> Path:
-        """Return where in results/ a file goes; write it with `write_atomically`.
-
-        Args:
-            name: A plain file name, without folders; else a ValueError.
-        """
+        """Return where a plain file goes; write it with `write_atomically`."""
         return self._path / RESULTS / plain_name(name)
 
     def figures_path(self, name: str) -> Path:
-        """Return where in figures/ a file goes; the same as `results_path`."""
+        """Return where a plain figure goes."""
         return self._path / FIGURES / plain_name(name)
+
+    def _has(self, name: str) -> bool:
+        return self._place.size(f"{name}/{METADATA}") is not None
 
     def _tiles_written(self) -> dict[str, int]:
         names = self.array_names

@@ -1,0 +1,91 @@
+"""Sums that single precision would spoil, on devices with and without doubles."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_CPU = torch.device("cpu")
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device knows torch.float64; Apple's (MPS) does not.
+
+    Args:
+        device: The device.
+
+    Returns:
+        Whether tensors of that type can be there.
+    """
+    return device.type != "mps"
+
+
+def to_host(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The same numbers, on the CPU.
+
+    Args:
+        x: A tensor.
+
+    Returns:
+        The tensor itself if it is there already.
+    """
+    return x.cpu()
+
+
+def wide_device(device: torch.device) -> torch.device:
+    """Where numbers of a device are kept in float64.
+
+    Args:
+        device: The device.
+
+    Returns:
+        The device, or the CPU if it has no such numbers.
+    """
+    return device if has_float64(device) else _CPU
+
+
+def widened(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The same numbers in float64.
+
+    Args:
+        x: A tensor.
+
+    Returns:
+        On its device, or on the CPU if the device has no such numbers.
+
+    Example:
+        >>> widened(torch.ones(2)).dtype
+        torch.float64
+    """
+    return (x if has_float64(x.device) else to_host(x)).double()
+
+
+def wide_sum(x: Float[Tensor, "..."], dim: int | None = None) -> Float[Tensor, "..."]:
+    """Σ x, added up in float64.
+
+    Args:
+        x: A tensor.
+        dim: The axis; all of them if None.
+
+    Returns:
+        Where `widened` would be.
+    """
+    x = x if has_float64(x.device) else to_host(x)
+    return x.sum(dim=dim, dtype=torch.float64)
+
+
+def wide_lengths(
+    rows: Float[Tensor, "row column"], *, keepdim: bool = False
+) -> Float[Tensor, "..."]:
+    """‖x‖ of every row, in float64.
+
+    Squares of float32 numbers leave its range long before the numbers do.
+
+    Args:
+        rows: The x.
+        keepdim: Return a column.
+
+    Returns:
+        Where `widened` would be.
+    """
+    rows = rows if has_float64(rows.device) else to_host(rows)
+    return torch.linalg.vector_norm(rows, dim=1, keepdim=keepdim, dtype=torch.float64)
