@@ -50,7 +50,7 @@ def run_facts(run: Run) -> list[tuple[str, object]]:
         ("begun", manifest.created.replace("T", " ").replace("+00:00", " UTC")),
         ("status", _status(run)),
         ("torch", manifest.versions.get("torch")),
-        ("commit", (manifest.commit or "not from a checkout")[:12]),
+        ("commit", (manifest.commit or "")[:12] or "not from a checkout"),
     ]
     return facts
 
