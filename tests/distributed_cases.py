@@ -1,5 +1,7 @@
 """What several processes compute together, and one alone, to be compared."""
 
+import os
+import signal
 from collections.abc import Callable
 
 import torch
@@ -35,6 +37,27 @@ def problem(count: int = NUM_SAMPLES, *, batch_size: int = 4) -> es.Problem:
     """Ragged batches, an ignored target and class weights: a real denominator."""
     loss = nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0]).double())
     return es.Problem(network(), samples(count), loss=loss, batch_size=batch_size)
+
+
+def recorded_training(made: es.Run, *, killed_at: int | None = None) -> None:
+    """Train for four steps and measure before each of them."""
+    model, (inputs, targets) = network(), samples()
+    loss = nn.CrossEntropyLoss()
+    measures = {
+        "trace": es.CurvatureTrace((inputs, targets), loss, num_matvecs=8),
+        "jacobian": es.JacobianSpectrum(inputs),
+        "top": es.CurvatureEigenvalues((inputs, targets), loss),
+    }
+    recorder = es.Recorder(made, measures)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(4):
+        if step == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        recorder.record(model, step)
+        optimizer.zero_grad()
+        loss(model(inputs), targets).backward()
+        optimizer.step()
+    made.complete()
 
 
 def vectors(size: int, count: int = 2) -> Tensor:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from distributed_cases import CASES, network, problem, samples, vectors
+from distributed_cases import (
+    CASES,
+    network,
+    problem,
+    recorded_training,
+    samples,
+    vectors,
+)
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -139,6 +146,18 @@ def _write(made: es.Run, folder: Path, rank: int) -> None:
     torch.save(found, folder / f"{rank}.pt")
 
 
+def recording(folder: Path, rank: int) -> None:
+    """Rank 1 is killed before the third recording of a training."""
+    with es.Run.create(folder / "run", verb="test", arguments={}) as made:
+        recorded_training(made, killed_at=2 if rank == 1 else None)
+
+
+def resumed_recording(folder: Path, rank: int) -> None:
+    del rank
+    with es.Run.resume(folder / "run", verb="test", arguments={}) as made:
+        recorded_training(made)
+
+
 def main() -> None:
     job, rank, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     folder = Path(sys.argv[4])
@@ -152,6 +171,8 @@ def main() -> None:
         "sharded": sharded,
         "run": run,
         "resumed run": resumed_run,
+        "recording": recording,
+        "resumed recording": resumed_recording,
     }
     jobs[job](folder, rank)
     dist.destroy_process_group()

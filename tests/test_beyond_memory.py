@@ -97,3 +97,6 @@ def test_a_spectrum_beyond_the_budget_is_estimated_from_tiles(verb, capsys):
         # Float32: tiles add up in another order.
         torch.testing.assert_close(matrix.dense(), expected, rtol=1e-4, atol=1e-4)
     assert np.isfinite(estimate.error)
+    recorded = small["trace" if verb == "ntk" else "logits_samples"]
+    assert recorded["method"] == "slq"
+    assert recorded["error"] == estimate.error

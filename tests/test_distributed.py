@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_cases import CASES
+from distributed_cases import CASES, recorded_training
 from torch import Tensor
+
+from eigenscope.store import Run
+from eigenscope.training import History
 
 pytestmark = pytest.mark.distributed
 
@@ -167,6 +170,40 @@ def test_a_killed_rank_stops_the_others_and_another_number_goes_on(
         found = torch.load(tmp_path / "broken" / f"{rank}.pt")
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_a_recorded_training_goes_on_with_another_number_of_ranks(
+    tmp_path: Path, started
+):
+    with Run.create(tmp_path / "alone", verb="test", arguments={}) as made:
+        recorded_training(made)
+    broken = Processes.start("recording", 2, tmp_path / "ranks")
+    started.append(broken)
+    results = broken.finish()
+    assert [code for code, _ in results] == [1, -signal.SIGKILL], results[0][1]
+    run = tmp_path / "ranks" / "run"
+    assert History.load(Run.open(run)).numbers == (0, 1)
+    again = Processes.start("resumed recording", 3, tmp_path / "ranks")
+    started.append(again)
+    results = again.finish()
+    assert [code for code, _ in results] == [0] * 3, results[0][1] + results[1][1]
+    found, expected = (
+        History.load(Run.open(path)) for path in (run, tmp_path / "alone")
+    )
+    assert found.numbers == expected.numbers == (0, 1, 2, 3)
+    assert found.names == expected.names
+    assert "jacobian" in expected.names
+    # Sums over ranks are taken in another order.
+    for name in expected.names:
+        if name == "jacobian":
+            spectra = (found.spectra(name), expected.spectra(name))
+            for own, other in zip(*map(dict.values, spectra), strict=True):
+                scale = float(other.values[-1])
+                assert own.values == pytest.approx(other.values, abs=1e-9 * scale)
+        else:
+            own, other = found.series(name)[1], expected.series(name)[1]
+            assert own == pytest.approx(other, rel=1e-6), name
 
 
 def _tiles(folder: Path) -> list[Path]:

@@ -322,6 +322,8 @@ def _summary(found: Spectrum) -> dict[str, JsonValue]:
     resolved = smallest > found.noise_floor
     return {
         "dimension": found.dimension,
+        "method": str(found.provenance.get("method")),
+        "error": finite(found.error),
         "lambda_max": largest,
         "lambda_min": smallest,
         "condition_number": finite(largest / smallest) if resolved else None,
