@@ -1,21 +1,42 @@
 """Predicted against measured: seconds, bytes and flops of calls on real networks.
 
-python benchmarks/plans.py [--out FILE] [CASE ...]
+python benchmarks/plans.py [--only calls|verbs] [--out FILE] [NETWORK ...]
 """
 
 import argparse
+import copy
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from per_sample_jacobian import Encoder
 from pytorchcv.model_provider import get_model
 from report import Report
 from torch import nn
 
 import eigenscope as es
 from eigenscope import zoo
+from eigenscope.experiments import (
+    CurvaturePlan,
+    JacobianPlan,
+    KernelPlan,
+    prepare_curvature,
+    prepare_jacobian,
+    run_curvature,
+    run_jacobian_spectra,
+    run_kernels,
+)
+from eigenscope.experiments.costs import curvature_cost, jacobian_cost, kernel_cost
+from eigenscope.experiments.training_costs import epoch_cost
+from eigenscope.planning import format_seconds
 from eigenscope.planning.counting import Counting
+from eigenscope.planning.words import SHORTEST
+from eigenscope.training import Optimization, Trainer
+
+TRAINED = Optimization(epochs=3, batch_size=64, learning_rate=0.01)
 
 Call = tuple[str, Callable[..., object], tuple[object, ...], dict[str, object]]
 
@@ -35,7 +56,8 @@ def networks() -> dict[str, tuple[nn.Module, torch.Tensor]]:
     return {
         "LeNet": (lenet, torch.randn(1024, 1, 32, 32, generator=source)),
         "MLP": (mlp, torch.randn(512, 3, 32, 32, generator=source)),
-        "ResNet-20": (resnet, torch.randn(128, 3, 32, 32, generator=source)),
+        "ResNet-20": (resnet, torch.randn(96, 3, 32, 32, generator=source)),
+        "encoder": (Encoder().eval(), torch.randn(512, 16, 64, generator=source)),
     }
 
 
@@ -73,21 +95,6 @@ def fresh(
     return lambda options: function(*arguments, **options)
 
 
-def measured(
-    function: Callable[..., object],
-    arguments: tuple[object, ...],
-    options: dict[str, object],
-) -> float:
-    """Return the seconds of the fastest of some first calls."""
-    found: list[float] = []
-    while len(found) < 2 or (sum(found) < 0.5 and len(found) < 5):
-        call = fresh(function, arguments)
-        started = time.perf_counter()
-        call(options)
-        found.append(time.perf_counter() - started)
-    return min(found)
-
-
 def _graded(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[object, ...]:
     return model, nn.CrossEntropyLoss(), x[:128], y[:128]
 
@@ -96,12 +103,86 @@ def _block(operator: es.Hessian) -> tuple[int, int]:
     return operator.shape[0], 8
 
 
+def verbs(
+    model: nn.Module, x: torch.Tensor
+) -> Iterator[tuple[str, es.Plan, Callable[[], object]]]:
+    """Yield what a verb computes, its plan, and the same computed."""
+    y = torch.arange(len(x)) % 10
+    problem = es.Problem(model, (x, y))
+    few = es.Problem(model, (x[:64], y[:64]), loss=nn.CrossEntropyLoss())
+    jacobian = JacobianPlan(outputs=("logits", "probabilities"))
+    kernel, curved = (
+        KernelPlan(kernels=("trace", "conjugate")),
+        CurvaturePlan(operators=("gauss-newton",), num_pairs=5),
+    )
+    yield (
+        "jacobian",
+        jacobian_cost(problem, jacobian, effort=4),
+        lambda: into_run(
+            lambda run: run_jacobian_spectra(
+                run, problem, jacobian, jacobian=prepare_jacobian(problem, jacobian)
+            )
+        ),
+    )
+    yield (
+        "ntk",
+        kernel_cost(problem, kernel, effort=4),
+        lambda: into_run(lambda run: run_kernels(run, problem, kernel)),
+    )
+    yield (
+        "hessian",
+        curvature_cost(few, curved, effort=4),
+        lambda: into_run(
+            lambda run: run_curvature(
+                run, few, curved, prepare_curvature(few, curved, run=None)
+            )
+        ),
+    )
+    yield (
+        f"train, {TRAINED.epochs} epochs",
+        epoch_cost(model, x, y, TRAINED, effort=4).times(TRAINED.epochs),
+        lambda: trained(copy.deepcopy(model), x, y),
+    )
+
+
+def into_run(work: Callable[[es.Run], object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        with es.Run.create(path, verb="benchmark", arguments={}) as run:
+            work(run)
+
+
+def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    trainer = Trainer(model, x, y, plan=TRAINED)
+    for _ in range(TRAINED.epochs):
+        trainer.run_epoch()
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Return the seconds of the fastest of some calls; one if it is long."""
+    found: list[float] = []
+    while not found or (sum(found) < 1 and len(found) < 5):
+        started = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
+def bytes_of(call: Callable[[], object]) -> tuple[int, int]:
+    with Counting(torch.device("cpu")) as counted:
+        kept = call()
+    del kept
+    return counted.peak, counted.flops
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("networks", nargs="*", default=list(networks()))
+    parser.add_argument("--only", choices=["calls", "verbs"])
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    report, worst = Report(), 1.0
+    report = Report()
+    factors: list[float] = []
     report.table(
         "network", "call", "time, planned", "measured", "ratio", "memory, planned",
         "measured", "ratio", "flops, ratio",
@@ -109,28 +190,48 @@ def main() -> None:
     for name, (model, x) in networks().items():
         if name not in chosen.networks:
             continue
-        for title, function, arguments, options in calls(model, x):
-            made = es.plan(function, *arguments, **options)  # type: ignore[arg-type]
-            seconds = measured(function, arguments, options)
-            with Counting(torch.device("cpu")) as counted:
-                kept = fresh(function, arguments)(options)
-            del kept
-            ratio = made.seconds / seconds
-            worst = max(worst, ratio, 1 / ratio)
-            report.row(
-                name,
-                title,
-                f"{made.seconds:.3g} s",
-                f"{seconds:.3g} s",
-                f"{ratio:.2f}",
-                f"{made.host_bytes / 2**20:.1f} MiB",
-                f"{counted.peak / 2**20:.1f} MiB",
-                f"{made.host_bytes / max(1, counted.peak):.2f}",
-                f"{made.flops / max(1, counted.flops):.2f}",
-            )
+        if chosen.only != "verbs":
+            for title, function, arguments, options in calls(model, x):
+                made = es.plan(function, *arguments, **options)  # type: ignore[arg-type]
+                call = partial(made_fresh, function, arguments, options)
+                factors += add_row(report, name, title, made, call)
+        if chosen.only != "calls":
+            for title, made, call in verbs(model, x):
+                factors += add_row(report, name, f"verb {title}", made, call)
+    worst = max((max(f, 1 / f) for f in factors), default=1.0)
     report.add(f"\nLargest factor between planned and measured seconds: {worst:.2f}.")
     if chosen.out:
         chosen.out.write_text("\n".join(report.lines) + "\n")
+
+
+def made_fresh(
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+) -> object:
+    return fresh(function, arguments)(options)
+
+
+def add_row(
+    report: Report, name: str, title: str, made: es.Plan, call: Callable[[], object]
+) -> list[float]:
+    """Add predicted and measured; return their factor unless both are short."""
+    seconds = seconds_of(call)
+    peak, flops = bytes_of(call)
+    ratio = made.seconds / seconds
+    is_short = max(made.seconds, seconds) < SHORTEST
+    report.row(
+        name,
+        title,
+        format_seconds(made.seconds),
+        format_seconds(seconds),
+        "both short" if is_short else f"{ratio:.2f}",
+        f"{made.host_bytes / 2**20:.1f} MiB",
+        f"{peak / 2**20:.1f} MiB",
+        f"{made.host_bytes / max(1, peak):.2f}",
+        f"{made.flops / max(1, flops):.2f}",
+    )
+    return [] if is_short else [ratio]
 
 
 if __name__ == "__main__":

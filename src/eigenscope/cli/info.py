@@ -40,12 +40,19 @@ def run_info(options: InfoOptions) -> None:
         else:
             print(f"{name}: {_shown(value)}")
     if options.run is not None:
-        header, rows = _table_of(Run.open(options.run))
+        header, rows = table_of_run(Run.open(options.run))
         print(terminal_table(header, rows) if rows else "no spectrum yet")
 
 
-def _table_of(run: Run) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Return header and rows of what a run of any verb has found."""
+def table_of_run(run: Run) -> tuple[Sequence[str], list[Sequence[object]]]:
+    """Return header and rows of what a run of any verb has found.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Names of the columns, and a row for each spectrum.
+    """
     if run.manifest.verb == "ntk":
         return KERNEL_HEADER, kernel_rows(load_kernel_results(run))
     if run.manifest.verb == "hessian":

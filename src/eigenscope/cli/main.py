@@ -134,7 +134,7 @@ def _run(options: Options) -> None:
     elif isinstance(options, PlanOptions):
         from eigenscope.cli.plan import run_plan
 
-        run_plan(options.verb)
+        run_plan(options)
     elif isinstance(options, MatchOptions):
         from eigenscope.cli.match import run_match
 

@@ -178,21 +178,6 @@ RunOptions = JacobianOptions | NTKOptions | HessianOptions | SeriesOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanOptions:
-    """What a verb with these options would take: time, memory, disk; nothing is run.
-
-    It is rehearsed on the first samples, for about ten seconds.
-    """
-
-    verb: (
-        Annotated[JacobianOptions, tyro.conf.subcommand("jacobian")]
-        | Annotated[NTKOptions, tyro.conf.subcommand("ntk")]
-        | Annotated[HessianOptions, tyro.conf.subcommand("hessian")]
-    )
-    """The verb, with its own options."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
     """Train a network as an experiment says, and measure it epoch by epoch."""
 
@@ -334,6 +319,33 @@ class InfoOptions:
     """A run's folder."""
     json: bool = False
     """Print one JSON document instead of text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What a verb with these options would take: time, memory, disk; nothing is run.
+
+    It is rehearsed on the first samples, or on one of the runs, for about ten seconds.
+    """
+
+    verb: (
+        Annotated[JacobianOptions, tyro.conf.subcommand("jacobian")]
+        | Annotated[NTKOptions, tyro.conf.subcommand("ntk")]
+        | Annotated[HessianOptions, tyro.conf.subcommand("hessian")]
+        | Annotated[SeriesOptions, tyro.conf.subcommand("series")]
+        | Annotated[TrainOptions, tyro.conf.subcommand("train")]
+        | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
+        | Annotated[FitOptions, tyro.conf.subcommand("fit")]
+        | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
+        | Annotated[MatchOptions, tyro.conf.subcommand("match")]
+        | Annotated[ReportOptions, tyro.conf.subcommand("report")]
+        | Annotated[WeightsOptions, tyro.conf.subcommand("weights")]
+        | Annotated[InfoOptions, tyro.conf.subcommand("info")]
+    )
+    """The verb, with its own options."""
+    ranks: _Count = 1
+    """Processes that share the work, each on a machine like this one; before the
+    verb."""
 
 
 Options = (

@@ -1,36 +1,237 @@
 """`eigenscope plan VERB …`: what the same words without `plan` would cost."""
 
 import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from eigenscope.budget import format_bytes
+from eigenscope.cli.fit import read_values
 from eigenscope.cli.hessian import curvature_plan_of, loss_of
+from eigenscope.cli.info import table_of_run
 from eigenscope.cli.jacobian import jacobian_plan_of
 from eigenscope.cli.ntk import kernel_plan_of
-from eigenscope.cli.options import HessianOptions, JacobianOptions, NTKOptions
+from eigenscope.cli.options import (
+    CompareOptions,
+    DemoOptions,
+    FitOptions,
+    HessianOptions,
+    InfoOptions,
+    JacobianOptions,
+    MatchOptions,
+    NTKOptions,
+    PlanOptions,
+    ReportOptions,
+    SeriesOptions,
+    TrainOptions,
+    WeightsOptions,
+)
 from eigenscope.cli.problems import problem_of
+from eigenscope.cli.series import measures_of
 from eigenscope.cli.tables import terminal_table
-from eigenscope.experiments.costs import curvature_cost, jacobian_cost, kernel_cost
-from eigenscope.planning import HEADER, Plan
+from eigenscope.cli.train import study_of
+from eigenscope.cli.weights import network_of
+from eigenscope.estimators import weight_spectra
+from eigenscope.experiments.costs import (
+    curvature_cost,
+    jacobian_cost,
+    kernel_cost,
+    tail_steps,
+)
+from eigenscope.experiments.demo import DemoPlan
+from eigenscope.experiments.preparation import prepare_experiment
+from eigenscope.experiments.training_costs import demo_cost, training_cost
+from eigenscope.planning import Plan, plan
+from eigenscope.report import write_report
+from eigenscope.report.comparison import read_comparison, write_comparison
+from eigenscope.report.costs import figures_step, match_cost, stored_cost
+from eigenscope.report.trainings import (
+    are_trainings,
+    read_trainings,
+    write_trainings,
+)
+from eigenscope.spectra import Spectrum
+from eigenscope.store import Run
+from eigenscope.training import Schedule, record_series
 
 _EFFORT = 8.0
+_FIGURES_OF_TRAINING, _FIGURES_OF_DEMO = 8, 10
+_NARROWEST = 40
 
 
-def run_plan(options: JacobianOptions | NTKOptions | HessianOptions) -> None:
+def run_plan(options: PlanOptions) -> None:
     """Print what a verb with these options will cost; nothing is written."""
-    found = _plan(options)
-    if options.json:
+    verb: Any = options.verb
+    if options.ranks < 1:
+        raise ValueError(f"--ranks must be at least 1; got {options.ranks}.")
+    found = _PLANS[type(verb)](verb).among(options.ranks)
+    remarks = _of_disk(found, getattr(verb, "out", None))
+    if options.ranks > 1:
+        remarks.append(f"each of {options.ranks} ranks, without what they exchange")
+    found = replace(found, remarks=(*found.remarks, *remarks))
+    if verb.json:
         print(json.dumps(found.to_json(), indent=2))
         return
-    print(terminal_table(HEADER, found.rows()))
-    print("\n".join(found.notes()))
+    if found.steps:
+        print(terminal_table(found.header(), found.rows()))
+    print("\n".join(_wrapped(found.notes())))
 
 
-def _plan(options: JacobianOptions | NTKOptions | HessianOptions) -> Plan:
-    if isinstance(options, JacobianOptions):
-        problem = problem_of(options).problem
-        return jacobian_cost(problem, jacobian_plan_of(options), effort=_EFFORT)
-    if isinstance(options, NTKOptions):
-        problem = problem_of(options, output=options.output).problem
-        return kernel_cost(problem, kernel_plan_of(options), effort=_EFFORT)
+def _wrapped(lines: Sequence[str]) -> list[str]:
+    """Return lines that are as wide as the terminal, whole ones in a pipe."""
+    if not sys.stdout.isatty():
+        return list(lines)
+    width = max(_NARROWEST, shutil.get_terminal_size().columns)
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, width, subsequent_indent="    ") or [""]
+    ]
+
+
+def _of_disk(found: Plan, out: Path | None) -> list[str]:
+    """Return what to say where the disk is too small for what is written."""
+    if out is None or not found.disk_bytes:
+        return []
+    place = next(
+        path for path in (out.absolute(), *out.absolute().parents) if path.exists()
+    )
+    free = shutil.disk_usage(place).free
+    if found.disk_bytes <= free:
+        return []
+    needed = format_bytes(found.disk_bytes)
+    return [f"does not fit on disk: {needed}, {format_bytes(free)} are free in {place}"]
+
+
+def _jacobian(options: JacobianOptions) -> Plan:
+    problem = problem_of(options).problem
+    found = jacobian_cost(problem, jacobian_plan_of(options), effort=_EFFORT)
+    count = 2 * len(options.output) * len(options.layout)
+    count += len(options.output) * len(options.layout) if options.vectors else 0
+    return _with_figures(found, count)
+
+
+def _ntk(options: NTKOptions) -> Plan:
+    problem = problem_of(options, output=options.output).problem
+    found = kernel_cost(problem, kernel_plan_of(options), effort=_EFFORT)
+    return _with_figures(found, 1 + 2 * len(options.kernel))
+
+
+def _hessian(options: HessianOptions) -> Plan:
     loss = loss_of(options.loss)
     problem = problem_of(options, loss=loss, params=options.params).problem
-    return curvature_cost(problem, curvature_plan_of(options), effort=_EFFORT)
+    found = curvature_cost(
+        problem,
+        curvature_plan_of(options),
+        effort=_EFFORT,
+        does_verify=options.verify,
+    )
+    count = sum("eigenvalues" in s.name or "probes" in s.name for s in found.steps)
+    return _with_figures(found, count + options.classes)
+
+
+def _series(options: SeriesOptions) -> Plan:
+    loss = loss_of(options.loss)
+    problem = problem_of(options, loss=loss).problem
+    found = plan(
+        record_series,
+        None,
+        problem.model,
+        options.checkpoints,
+        measures_of(options, problem, loss),
+        schedule=Schedule.every(options.every),
+        counter=options.counter,
+        processes=options.processes,
+        effort=_EFFORT,
+    )
+    return replace(found, operation="eigenscope series")
+
+
+def _train(options: TrainOptions) -> Plan:
+    if options.list:
+        return Plan.joined("eigenscope train --list", [])
+    prepared = {
+        name: prepare_experiment(experiment, device=options.device)
+        for name, experiment in study_of(options).experiments.items()
+    }
+    found = training_cost(prepared, memory=options.memory, effort=_EFFORT)
+    return _with_figures(found, _FIGURES_OF_TRAINING * len(prepared))
+
+
+def _demo(options: DemoOptions) -> Plan:
+    wanted = DemoPlan(epochs=options.epochs, seed=options.seed)
+    return _with_figures(demo_cost(wanted, effort=_EFFORT), _FIGURES_OF_DEMO)
+
+
+def _fit(options: FitOptions) -> Plan:
+    values = read_values(options.file)
+    size = len(values.values if isinstance(values, Spectrum) else values)
+    steps = tail_steps(size, options.replicas, count=1, rules=("scan",))
+    found = Plan.joined("eigenscope fit", steps)
+    return found if options.figure is None else _with_figures(found, 1)
+
+
+def _weights(options: WeightsOptions) -> Plan:
+    model = network_of(options)
+    found = plan(weight_spectra, model, params=options.params, kernels=options.kernels)
+    return _with_figures(replace(found, operation="eigenscope weights"), 1)
+
+
+def _compare(options: CompareOptions) -> Plan:
+    work = partial(_compared, options)
+    return stored_cost("compare", options.runs, work, effort=_EFFORT)
+
+
+def _compared(options: CompareOptions, paths: Sequence[Path], out: Path) -> None:
+    if are_trainings(paths):
+        write_trainings(read_trainings(paths), out)
+        return
+    chosen = {"output": options.output, "layout": options.layout}
+    write_comparison(read_comparison(paths, **chosen), out, title="rehearsal")
+
+
+def _report(options: ReportOptions) -> Plan:
+    def work(paths: Sequence[Path], out: Path) -> None:
+        write_report(paths, out.with_suffix(".html"), title=options.title)
+
+    return stored_cost("report", options.runs, work, effort=_EFFORT)
+
+
+def _match(options: MatchOptions) -> Plan:
+    return match_cost(options.runs, animates=options.animate, effort=_EFFORT)
+
+
+def _info(options: InfoOptions) -> Plan:
+    if options.run is None:
+        return Plan.joined("eigenscope info", [])
+
+    def work(paths: Sequence[Path], out: Path) -> None:
+        del out
+        table_of_run(Run.open(paths[0]))
+
+    return stored_cost("info", [options.run], work, effort=_EFFORT)
+
+
+def _with_figures(found: Plan, count: int) -> Plan:
+    return Plan.joined(found.operation, [found, figures_step(count)])
+
+
+_PLANS: dict[type[object], Callable[[Any], Plan]] = {
+    JacobianOptions: _jacobian,
+    NTKOptions: _ntk,
+    HessianOptions: _hessian,
+    SeriesOptions: _series,
+    TrainOptions: _train,
+    DemoOptions: _demo,
+    FitOptions: _fit,
+    WeightsOptions: _weights,
+    CompareOptions: _compare,
+    ReportOptions: _report,
+    MatchOptions: _match,
+    InfoOptions: _info,
+}

@@ -56,7 +56,7 @@ def run_series(options: SeriesOptions) -> None:
                 run,
                 problem.model,
                 options.checkpoints,
-                _measures(options, problem, loss),
+                measures_of(options, problem, loss),
                 schedule=schedule,
                 counter=options.counter,
                 foreign=options.foreign,
@@ -77,10 +77,19 @@ def _require_no_weights(options: SeriesOptions) -> None:
         )
 
 
-def _measures(
+def measures_of(
     options: SeriesOptions, problem: Problem, loss: nn.Module
 ) -> dict[str, Measure]:
-    """Return what the options ask for, by the names under which it is recorded."""
+    """Return what the options ask for, by the names under which it is recorded.
+
+    Args:
+        options: Of the command line.
+        problem: The network and its data.
+        loss: The loss.
+
+    Returns:
+        The measures.
+    """
     data = [_batch(batch) for batch in problem.batches]
     shared: dict[str, Any] = {"memory": options.memory}
     layers = None if options.layers == "none" else options.layers

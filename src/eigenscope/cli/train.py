@@ -31,7 +31,7 @@ def run_train(options: TrainOptions) -> None:
     if options.list:
         _print_list(as_json=options.json)
         return
-    study = _study(options)
+    study = study_of(options)
     out = options.out or Path("runs") / study.name
     folders = {name: out / name for name in study.experiments}
     for name, experiment in study.experiments.items():
@@ -46,8 +46,14 @@ def run_train(options: TrainOptions) -> None:
         raise ValueError(_explained(diverged, folders))
 
 
-def _study(options: TrainOptions) -> Study:
+def study_of(options: TrainOptions) -> Study:
     """Return what is to be trained: of the command line, or of the folder.
+
+    Args:
+        options: Of the command line.
+
+    Returns:
+        The experiments.
 
     Raises:
         ValueError: If the command line names no experiment.

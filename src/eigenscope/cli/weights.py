@@ -4,6 +4,8 @@ import csv
 import io
 import json
 
+from torch import nn
+
 from eigenscope.cli.options import ProblemOptions, WeightsOptions
 from eigenscope.cli.problems import problem_of
 from eigenscope.cli.tables import terminal_table
@@ -18,18 +20,8 @@ from eigenscope.store import write_atomically
 def run_weights(options: WeightsOptions) -> None:
     """Compute, fit, draw and print."""
     require_no_run(options.out)
-    named = problem_of(
-        ProblemOptions(
-            model=options.model,
-            weights=options.weights,
-            data=options.data,
-            data_root=options.data_root,
-            num_samples=None,
-            seed=options.seed,
-        )
-    )
     spectra = weight_spectra(
-        named.problem.model, params=options.params, kernels=options.kernels
+        network_of(options), params=options.params, kernels=options.kernels
     )
     rows = [weight_row(name, found, options.xmin) for name, found in spectra.items()]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -49,3 +41,25 @@ def run_weights(options: WeightsOptions) -> None:
     print(terminal_table(WEIGHT_KEYS, rows))
     print(f"figure: {options.out / 'weights.png'}")
     print(f"table:  {options.out / 'weights.csv'}")
+
+
+def network_of(options: WeightsOptions) -> nn.Module:
+    """Return the network, built for the data set.
+
+    Args:
+        options: Of the command line.
+
+    Returns:
+        The network with its weights.
+    """
+    named = problem_of(
+        ProblemOptions(
+            model=options.model,
+            weights=options.weights,
+            data=options.data,
+            data_root=options.data_root,
+            num_samples=None,
+            seed=options.seed,
+        )
+    )
+    return named.problem.model

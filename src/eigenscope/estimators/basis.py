@@ -16,6 +16,18 @@ _PANEL_BYTES: Final = 2**26  # made and released together
 _COLUMNS_AT_ONCE: Final = 2**14  # entries of all vectors that are turned together
 
 
+def panel_size(vector_bytes: int) -> int:
+    """Return the vectors of every set that a basis makes room for at a time.
+
+    Args:
+        vector_bytes: Bytes of one vector of every set.
+
+    Returns:
+        At least 1.
+    """
+    return max(1, min(_PANEL_BYTES // vector_bytes, 64))
+
+
 @final
 class Basis:
     """Vectors of `num_groups` independent sets, each orthonormal on its own.
@@ -47,7 +59,7 @@ class Basis:
         self._num_groups, self._dim = num_groups, dim
         self._dtype, self._device = dtype, device
         vector_bytes = num_groups * dim * dtype.itemsize
-        self._panel_size = max(1, min(_PANEL_BYTES // vector_bytes, 64))
+        self._panel_size = panel_size(vector_bytes)
         self._panel_bytes = self._panel_size * vector_bytes
         self._memory = memory
         self._panels: list[Tensor] = []

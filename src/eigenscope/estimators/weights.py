@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -67,6 +68,37 @@ def weight_spectra(
     }
 
 
+def weight_shapes(
+    model: nn.Module, *, params: str | Sequence[str] | None, kernels: Kernels
+) -> dict[str, tuple[int, int, int]]:
+    """Return how many matrices `weight_spectra` takes of each weight, and their sides.
+
+    Args:
+        model: The network.
+        params: As for `weight_spectra`.
+        kernels: As for `weight_spectra`.
+
+    Returns:
+        Name to number, rows and columns.
+    """
+    require_choice("kernels", kernels, Kernels)
+    found: dict[str, tuple[int, int, int]] = {}
+    for name, weight in _weights(model, params).items():
+        if weight.ndim > 1 and weight.numel():
+            count, rows, columns = _matrices(weight, kernels).shape
+            found[name] = count, rows, columns
+    return found
+
+
+def _matrices(weight: Tensor, kernels: Kernels) -> Float[Tensor, "matrix row column"]:
+    """Return a weight as matrices."""
+    matrices = weight.flatten(1).unsqueeze(0)
+    if weight.ndim > 2 and kernels == "slices":
+        matrices = matrices.unflatten(2, (weight.shape[1], -1)).squeeze(0)
+        matrices = matrices.permute(2, 0, 1)
+    return matrices
+
+
 def _weights(model: nn.Module, params: str | Sequence[str] | None) -> dict[str, Tensor]:
     """The tensors that the layers use, by name."""
     found: dict[str, Tensor] = {}
@@ -86,10 +118,7 @@ def _spectrum(
     name: str, weight: Tensor, kernels: Kernels, memory: str | int | None
 ) -> Spectrum:
     require_budget(24 * weight.numel(), what=f"the spectrum of {name!r}", memory=memory)
-    matrices = weight.to("cpu", torch.float64).flatten(1).unsqueeze(0)
-    if weight.ndim > 2 and kernels == "slices":
-        matrices = matrices.unflatten(2, (weight.shape[1], -1)).squeeze(0)
-        matrices = matrices.permute(2, 0, 1)
+    matrices = _matrices(weight.to("cpu", torch.float64), kernels)
     require_finite(matrices.flatten(0, 1))
     values = torch.linalg.svdvals(matrices).flatten().square().numpy()
     floor = rounding_floor(

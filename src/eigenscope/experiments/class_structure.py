@@ -20,7 +20,7 @@ from eigenscope.store import Run
 
 CLASSES: Final = "classes"
 _TOTAL, _WITHIN = f"{CLASSES}_total", f"{CLASSES}_within"
-_PER_CLASS: Final = 2  # eigenvalues of G that are looked at: outliers and some others
+PER_CLASS: Final = 2  # eigenvalues of G that are looked at: outliers and some others
 
 
 @final
@@ -79,7 +79,7 @@ def write_class_structure(
     with run.stage(CLASSES):
         parts = decompose_by_class(cast("Any", operator), memory=memory)
         trace = float(wide_sum(parts.total.diagonal()))
-    count = _PER_CLASS * len(parts.weights)
+    count = PER_CLASS * len(parts.weights)
     for name, matrix in ((_TOTAL, parts.total), (_WITHIN, parts.within)):
         write_eigenpairs(
             run, name, matrix, count, which="largest", seed=seed, memory=memory

@@ -1,32 +1,51 @@
 """What the runs of each verb will cost, as plans."""
 
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
 
-from eigenscope.budget import resolve
-from eigenscope.estimators import spectrum, top_eigenpairs
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from eigenscope._types import Components
+from eigenscope.analysis import decompose_by_class, fit_power_law
+from eigenscope.analysis.classwise import require_classes
+from eigenscope.budget import format_bytes, resolve
+from eigenscope.estimators import spectrum, top_eigenpairs, verify
 from eigenscope.estimators.lapack import MOST_ROWS, peak_bytes
+from eigenscope.experiments.class_structure import PER_CLASS
 from eigenscope.experiments.curvature_spectra import CurvaturePlan, prepare_curvature
 from eigenscope.experiments.jacobian_spectra import JacobianPlan, prepare_jacobian
 from eigenscope.experiments.kernel_spectra import KernelPlan, prepare_kernels
+from eigenscope.experiments.tails import RULES, fit_tails, tail_numbers
 from eigenscope.kernels import conjugate_kernel
+from eigenscope.kernels.tangent import groups_of
 from eigenscope.operators import (
     NTK,
     InputJacobian,
     ParameterJacobian,
+    SymmetricOperator,
     gram,
     layer_blocks,
 )
-from eigenscope.planning import Plan, Step, plan
+from eigenscope.planning import Plan, Step, plan, plan_of_job
 from eigenscope.planning.factorizations import (
     eigenvalue_flops,
     eigenvalue_method,
     eigenvalue_seconds,
     product_seconds,
 )
+from eigenscope.planning.job import Job
 from eigenscope.problem import Problem
 
 _TILE: Final = 2048
 _DISK_RATE: Final = 1e-9  # seconds for a byte, through the system's cache
+_OUTER, _TOGETHER, _TYPICAL_STEPS = 100, 8, 48
+_MOST_PROBES, _MOST_STEPS = 64, 256
+_LEAST_VALUES: Final = 256
+_TAIL_EFFORT: Final = 0.5
 
 
 def jacobian_cost(problem: Problem, wanted: JacobianPlan, *, effort: float) -> Plan:
@@ -46,6 +65,9 @@ def jacobian_cost(problem: Problem, wanted: JacobianPlan, *, effort: float) -> P
         for layout in wanted.layouts:
             name = f"{output}, {layout}"
             parts += _gram_steps(jacobian.with_layout(layout), name, wanted)
+    sizes = [min(jacobian.with_layout(chosen).shape) for chosen in wanted.layouts]
+    count = len(wanted.outputs) * len(wanted.layouts)
+    parts += tail_steps(max(sizes), wanted.num_replicas, count=count)
     return Plan.joined("eigenscope jacobian", parts)
 
 
@@ -75,56 +97,152 @@ def kernel_cost(problem: Problem, wanted: KernelPlan, *, effort: float) -> Plan:
             kernel = _kernel(problem, wanted, kind)
             parts.append(plan(kernel.write, None, effort=each))
             size = kernel.shape[0]
-        parts.append(_eigenvalues(size, f"eigenvalues, {kind}"))
+        parts.append(_eigenvalues(size, f"eigenvalues, {kind}", memory=wanted.memory))
     if wanted.components is not None:
         kernel = _kernel(problem, wanted, "trace")
-        parts.append(plan(kernel.write, None, effort=each))
+        count = _num_components(problem, wanted.components)
+        written = plan(kernel.write, None, effort=each).named(wanted.components)
+        parts.append(replace(written, steps=tuple(_several(written.steps, count))))
     if set(wanted.kernels) != {"conjugate"}:
         shares = ParameterJacobian(problem).squared_column_norms
         parts.append(plan(shares, effort=each))
+    size = problem.num_samples
+    size *= problem.num_outputs if "full" in wanted.kernels else 1
+    parts += tail_steps(size, wanted.num_replicas, count=len(wanted.kernels))
     return Plan.joined("eigenscope ntk", parts)
 
 
-def curvature_cost(problem: Problem, wanted: CurvaturePlan, *, effort: float) -> Plan:
+def curvature_cost(
+    problem: Problem,
+    wanted: CurvaturePlan,
+    *,
+    effort: float,
+    does_verify: bool = False,
+) -> Plan:
     """Return what a run of curvature spectra will cost.
 
     Args:
         problem: The network, its data with targets, and the loss.
         wanted: What is to be computed.
         effort: Seconds for all rehearsals.
+        does_verify: Whether the operators are verified, too.
 
     Returns:
         Steps for every matrix and block.
     """
     parts: list[Plan | Step] = []
     operators = prepare_curvature(problem, wanted, run=None)
-    for operator in operators.values():
-        matrices = {"whole": operator}
-        if wanted.layers is not None:
-            matrices |= layer_blocks(operator, by=wanted.layers)
-        each = effort / len(matrices) / len(operators)
-        for part, matrix in matrices.items():
-            found = plan(
-                spectrum,
-                matrix,
-                method=wanted.method,
-                tolerance=wanted.tolerance,
-                memory=wanted.memory,
-                effort=each,
-            )
-            parts.append(found.named(part))
-        if wanted.num_pairs:
-            count = min(wanted.num_pairs, operator.shape[0])
-            found = plan(
-                top_eigenpairs,
-                operator,
-                count,
-                which="magnitude",
-                memory=wanted.memory,
-                effort=each,
-            )
-            parts.append(found)
+    for name, operator in operators.items():
+        prefix = f"{name}, " if len(operators) > 1 else ""
+        parts += _curvature_parts(
+            operator, wanted, prefix=prefix, effort=effort / len(operators)
+        )
+        if does_verify:
+            parts.append(plan(verify, operator, effort=effort / 8).named("verify"))
+    if wanted.classes and wanted.decomposed is not None:
+        parts += _class_parts(operators[wanted.decomposed], wanted, effort)
     return Plan.joined("eigenscope hessian", parts)
+
+
+def tail_steps(
+    size: int, num_replicas: int, *, count: int, rules: Sequence[str] = RULES
+) -> list[Step]:
+    """Return the steps of tail fits, rehearsed on lognormal numbers.
+
+    Args:
+        size: Eigenvalues of each spectrum.
+        num_replicas: Bootstrap replicas of each fit.
+        count: Spectra.
+        rules: By which their tails are fitted.
+
+    Returns:
+        One step, two with a bootstrap.
+    """
+    values = np.exp(np.random.default_rng(0).standard_normal(size))
+
+    def fits(num_values: int) -> Callable[[], object]:
+        return partial(_with_numbers, values[:num_values])
+
+    def replicas(num_values: int) -> Callable[[], object]:
+        fit = fit_power_law(values[:num_values])
+        return partial(fit.goodness_of_fit, num_replicas=1)
+
+    found = [_of_values("tail fits", fits, size).times(count * len(rules) / len(RULES))]
+    if num_replicas:
+        one = _of_values(f"bootstrap, {num_replicas} replicas", replicas, size)
+        found.append(one.times(len(rules) * count * num_replicas))
+    return found
+
+
+def _of_values(
+    name: str, call_on: Callable[[int], Callable[[], object]], size: int
+) -> Step:
+    job = Job(
+        name=name,
+        method=f"{size} eigenvalues",
+        num_samples=size,
+        device=torch.device("cpu"),
+        call_on=call_on,
+        chunk=size,
+        budget=resolve(None),
+        passes=0.0,
+        least=_LEAST_VALUES,
+        has_arrays=True,
+    )
+    return plan_of_job(name, job, effort=_TAIL_EFFORT).steps[0]
+
+
+def _with_numbers(values: Float[np.ndarray, " value"]) -> None:
+    for fit in fit_tails(values)[0].values():
+        tail_numbers(fit, num_replicas=0, seed=0)
+
+
+def _curvature_parts(
+    operator: SymmetricOperator, wanted: CurvaturePlan, *, prefix: str, effort: float
+) -> list[Plan | Step]:
+    """Return the plans of one matrix, its blocks and its largest eigenpairs."""
+    parts: list[Plan | Step] = []
+    matrices: dict[str, SymmetricOperator] = {"whole": operator}
+    if wanted.layers is not None:
+        matrices |= layer_blocks(operator, by=wanted.layers)
+    each = effort / len(matrices)
+    for part, matrix in matrices.items():
+        found = plan(
+            spectrum,
+            matrix,
+            method=wanted.method,
+            tolerance=wanted.tolerance,
+            memory=wanted.memory,
+            effort=each,
+        )
+        parts.append(found.named(f"{prefix}{part}"))
+    if wanted.num_pairs:
+        pairs: dict[str, Any] = {"which": "magnitude", "memory": wanted.memory}
+        count = min(wanted.num_pairs, operator.shape[0])
+        parts.append(plan(top_eigenpairs, operator, count, effort=each, **pairs))
+    return parts
+
+
+def _class_parts(
+    operator: SymmetricOperator, wanted: CurvaturePlan, effort: float
+) -> list[Plan | Step]:
+    """Return the plans of a decomposition by classes and its eigenpairs."""
+    total, loss = require_classes(operator)
+    classes = loss.arrange(total.risk.examples[0][1]).shape[1]
+    means = plan(decompose_by_class, total, memory=wanted.memory, effort=effort / 8)
+    count = min(PER_CLASS * classes, total.shape[0])
+    pairs = plan(top_eigenpairs, total, count, memory=wanted.memory, effort=effort / 8)
+    return [means, pairs.named("total"), pairs.named("within")]
+
+
+def _num_components(problem: Problem, by: Components) -> int:
+    return len(set(groups_of(problem, by).values()))
+
+
+def _several(steps: Sequence[Step], count: int) -> Iterator[Step]:
+    """Return the steps with what is written as often as there are components."""
+    for step in steps:
+        yield replace(step, disk_bytes=count * step.disk_bytes)
 
 
 def _kernel(problem: Problem, wanted: KernelPlan, kind: str) -> NTK:
@@ -161,17 +279,49 @@ def _gram_steps(
         flops=flops,
         host_bytes=min(held * item, resolve(wanted.memory)),
         disk_bytes=size * (size + 1) // 2 * item,
+        is_shared=True,
         seconds=flops * product_seconds(jacobian.dtype) + reading * _DISK_RATE,
     )
-    return [product, _eigenvalues(size, f"eigenvalues, {name}", wanted.num_vectors)]
+    eigenvalues = _eigenvalues(
+        size,
+        f"eigenvalues, {name}",
+        num_vectors=wanted.num_vectors,
+        memory=wanted.memory,
+    )
+    return [product, eigenvalues]
 
 
-def _eigenvalues(size: int, name: str, num_vectors: int = 0) -> Step:
-    rows = min(size, MOST_ROWS)
+def _eigenvalues(
+    size: int, name: str, *, num_vectors: int = 0, memory: str | int | None
+) -> Step:
+    """Return the step of a stored matrix's spectrum, estimated if it does not fit."""
+    budget, rows = resolve(memory), min(size, MOST_ROWS)
+    needed = peak_bytes(rows, num_vectors=min(num_vectors, rows))
+    if size > MOST_ROWS or needed > budget:
+        return _from_tiles(size, name, needed)
     return Step(
         name=name,
         method=eigenvalue_method(rows),
         flops=eigenvalue_flops(size, num_vectors=num_vectors),
-        host_bytes=peak_bytes(rows, num_vectors=min(num_vectors, rows)),
+        host_bytes=needed,
         seconds=eigenvalue_seconds(size, num_vectors=num_vectors),
+    )
+
+
+def _from_tiles(size: int, name: str, needed: int) -> Step:
+    """Return the step of an estimate from products with tiles that are on disk."""
+    count = _OUTER + _TOGETHER * _TYPICAL_STEPS
+    blocks = count / _TOGETHER
+    flops = 2.0 * size * size * count
+    reading = blocks * size * size / 2 * 4
+    basis = 2 * (_OUTER + _TOGETHER * _TYPICAL_STEPS) * size * 4
+    seconds = 2 * flops * product_seconds(torch.float32) + reading * _DISK_RATE
+    return Step(
+        name=name,
+        method="slq from tiles",
+        reason=f"LAPACK would need {format_bytes(needed)}; {count} products expected",
+        flops=flops,
+        host_bytes=basis + _TILE * _TILE * 4,
+        seconds=seconds,
+        at_most=seconds * (_OUTER + _MOST_PROBES * _MOST_STEPS) / count,
     )

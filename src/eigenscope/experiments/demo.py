@@ -1,10 +1,10 @@
 """The demo: one network, trained on true and on random labels, and its spectra."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -18,9 +18,10 @@ from eigenscope.problem import Problem
 from eigenscope.progress import progress
 from eigenscope.store import Run
 from eigenscope.training import TrainingLog, accuracy, train_classifier
-from eigenscope.zoo import build_model, load_data, load_weights, save_weights
+from eigenscope.zoo import ImageData, build_model, load_data, load_weights, save_weights
 
 LABELS = ("true", "random")
+DEMO_JACOBIAN: Final = JacobianPlan(outputs=("logits", "probabilities"), num_vectors=4)
 _BATCH_SIZE = 64
 _LEARNING_RATE = 0.02
 
@@ -59,7 +60,7 @@ def run_demo(out: Path, plan: DemoPlan) -> dict[str, Run]:
     Cost:
         About a minute on two cores.
     """
-    train, test = load_data("digits", split="train"), load_data("digits")
+    train, test = demo_data()
     runs: dict[str, Run] = {}
     for labels in LABELS:
         targets = train.targets
@@ -72,7 +73,7 @@ def run_demo(out: Path, plan: DemoPlan) -> dict[str, Run]:
             "data": "digits",
             "split": "test",
             "labels": labels,
-            "epochs": plan.epochs if labels == "true" else 4 * plan.epochs,
+            "epochs": demo_epochs(plan, labels),
             "batch_size": _BATCH_SIZE,
             "learning_rate": _LEARNING_RATE,
             "outputs": ["logits", "probabilities"],
@@ -86,10 +87,48 @@ def run_demo(out: Path, plan: DemoPlan) -> dict[str, Run]:
             run.record_result("train_accuracy", accuracy(model, train.inputs, targets))
             run.record_result("class_names", list(test.class_names))
             problem = Problem(model, (test.inputs, test.targets))
-            chosen = JacobianPlan(outputs=("logits", "probabilities"), num_vectors=4)
-            run_jacobian_spectra(run, problem, chosen)
+            run_jacobian_spectra(run, problem, DEMO_JACOBIAN)
         runs[labels] = Run.open(path)
     return runs
+
+
+def demo_data() -> tuple[ImageData, ImageData]:
+    """Return the digits' training and test images."""
+    return load_data("digits", split="train"), load_data("digits")
+
+
+def demo_model(plan: DemoPlan) -> torch.nn.Module:
+    """Return the network with its first weights."""
+    shape = (1, 32, 32)
+    return build_model("lenet", sample_shape=shape, num_classes=10, seed=plan.seed)
+
+
+def demo_epochs(plan: DemoPlan, labels: str) -> int:
+    """Return the epochs for true or random labels."""
+    return plan.epochs if labels == "true" else 4 * plan.epochs
+
+
+def trained_for(
+    model: torch.nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    epochs: int,
+    seed: int,
+    tick: Callable[[TrainingLog], None] | None = None,
+) -> None:
+    """Train the network as the demo does."""
+    with _one_thread():
+        train_classifier(
+            model,
+            inputs,
+            targets,
+            epochs=epochs,
+            batch_size=_BATCH_SIZE,
+            learning_rate=_LEARNING_RATE,
+            generator=torch.Generator().manual_seed(seed),
+            progress=tick,
+        )
 
 
 @contextmanager
@@ -107,9 +146,7 @@ def _trained(
     run: Run, inputs: Tensor, targets: Tensor, plan: DemoPlan
 ) -> torch.nn.Module:
     """Return the trained network, from the run if an earlier demo has trained it."""
-    model = build_model(
-        "lenet", sample_shape=(1, 32, 32), num_classes=10, seed=plan.seed
-    )
+    model = demo_model(plan)
     weights = run.results_path("weights.safetensors")
     if weights.exists():
         load_weights(model, weights)
@@ -123,16 +160,7 @@ def _trained(
         next(ticks, None)
 
     next(ticks)
-    with run.stage("training"), _one_thread():
-        train_classifier(
-            model,
-            inputs,
-            targets,
-            epochs=epochs,
-            batch_size=_BATCH_SIZE,
-            learning_rate=_LEARNING_RATE,
-            generator=torch.Generator().manual_seed(plan.seed),
-            progress=tick,
-        )
+    with run.stage("training"):
+        trained_for(model, inputs, targets, epochs=epochs, seed=plan.seed, tick=tick)
     save_weights(model, weights)
     return model

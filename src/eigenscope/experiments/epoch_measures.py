@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from eigenscope.experiments.configuration import HessianSection
 from eigenscope.experiments.preparation import Prepared
 from eigenscope.experiments.published import published_spectra
-from eigenscope.operators import Hessian, layer_blocks
+from eigenscope.operators import Hessian, SymmetricOperator, layer_blocks
 from eigenscope.problem import Problem
 from eigenscope.training import (
     CurvatureEigenvalues,
@@ -39,13 +39,17 @@ class PublishedSpectra:
 
     def __call__(self, model: nn.Module) -> Mapping[str, Any]:
         """Return "full" and the layers' names to spectra."""
+        return published_spectra(self.parts(model), seed=self._seed)
+
+    def parts(self, model: nn.Module) -> dict[str, SymmetricOperator]:
+        """Return "full" and the layers' names to what has these spectra."""
         problem = Problem(model, self._data, loss=nn.CrossEntropyLoss())
         matrix = Hessian(problem)
-        parts = {_FULL: matrix}
+        parts: dict[str, SymmetricOperator] = {_FULL: matrix}
         if self._layers:
             names = [n for n, p in problem.params.items() if p.ndim > 1]
             parts |= layer_blocks(matrix, by={name: name for name in names})
-        return published_spectra(parts, seed=self._seed)
+        return parts
 
 
 @final
@@ -55,11 +59,14 @@ class EpochMeasures:
     Args:
         prepared: The experiment, its network and data.
         memory: Budget such as "4GiB"; None for half of what is available.
+
+    Attributes:
+        sections: Measures by name, with the epochs between two recordings.
     """
 
     def __init__(self, prepared: Prepared, *, memory: str | int | None) -> None:
         self._prepared, self._memory = prepared, memory
-        self._spectra = self._of_sections()
+        self.sections = self._of_sections()
 
     def at(self, epoch: int) -> dict[str, Measure]:
         """Return all measures; those that are not due give nothing.
@@ -77,11 +84,18 @@ class EpochMeasures:
                 k: right for k, (_, right) in scores(model).items()
             },
         }
-        last = self._prepared.experiment.training.epochs
-        for name, (every, measure) in self._spectra.items():
-            is_due = epoch % every == 0 or epoch == last
-            measures[name] = measure if is_due else _nothing
+        for name, (every, measure) in self.sections.items():
+            measures[name] = measure if self._is_due(epoch, every) else _nothing
         return measures
+
+    def num_recordings(self, name: str) -> int:
+        """Return how often a section's measure is due in the whole training."""
+        every, _ = self.sections[name]
+        epochs = range(self._prepared.experiment.training.epochs + 1)
+        return sum(self._is_due(epoch, every) for epoch in epochs)
+
+    def _is_due(self, epoch: int, every: int) -> bool:
+        return epoch % every == 0 or epoch == self._prepared.experiment.training.epochs
 
     def _scores(self, model: nn.Module) -> dict[str, tuple[float, float]]:
         train, test = self._prepared.train, self._prepared.test

@@ -99,6 +99,68 @@ class Match:
         return found / largest, spread / largest
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPair:
+    """One layer's spectrum and the full one of the same recording, on disk.
+
+    Attributes:
+        run: The run's folder.
+        number: Of the recording.
+        full: File of the full spectrum.
+        part: File of the layer's.
+    """
+
+    run: Path
+    number: int
+    full: Path
+    part: Path
+
+
+def stored_pairs(paths: Sequence[Path]) -> list[StoredPair]:
+    """Return all pairs of spectra that `match_runs` compares, without reading them.
+
+    Args:
+        paths: Folders of trainings with Hessian spectra, or of studies.
+
+    Returns:
+        The pairs, run by run.
+
+    Raises:
+        FileNotFoundError: If a folder is no run.
+        ValueError: As `match_runs`.
+    """
+    found: list[StoredPair] = []
+    for path in run_folders(paths):
+        run = Run.open(path)
+        history = History.load(run)
+        layers = _layers(run, history)
+        for number in history.numbers:
+            entries = history.entries[number]
+            files = {
+                name: history.folder / entry["spectrum"]
+                for name, entry in entries.items()
+                if name.startswith(_PREFIX)
+            }
+            if FULL in files:
+                found += [
+                    StoredPair(
+                        run=path,
+                        number=number,
+                        full=files[FULL],
+                        part=files[_PREFIX + layer],
+                    )
+                    for layer in layers
+                    if _PREFIX + layer in files
+                ]
+    return found
+
+
+def pair_distances(pair: StoredPair) -> dict[str, tuple[float, float, float]]:
+    """Read two spectra and return their distances, as `match_runs` takes them."""
+    return _distances(Spectrum.load(pair.full), Spectrum.load(pair.part))
+
+
 def inner_runs(path: Path) -> list[Path]:
     """Return the runs inside a folder that is none itself, else that folder.
 

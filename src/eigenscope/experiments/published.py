@@ -14,6 +14,7 @@ from eigenscope.spectra import Spectrum, rounding_floor
 
 METHOD: Final = "single probe, not reorthogonalized"
 _BOUND_STEPS, _DENSITY_STEPS = 64, 128
+NUM_PRODUCTS: Final = _BOUND_STEPS + _DENSITY_STEPS
 _MARGIN, _KAPPA, _KERNEL_FLOOR, _NUM_POINTS = 0.05, 1.25, 1e-8, 1024
 
 Nodes = tuple[Float[np.ndarray, " node"], Float[np.ndarray, " node"]]

@@ -51,7 +51,7 @@ class Gram(SymmetricOperator):
         self.factor = factor
         self.side: Side = side
         self._accumulate = accumulate or factor.dtype
-        self._memory = memory
+        self.memory = memory
 
     @property
     @override
@@ -78,7 +78,7 @@ class Gram(SymmetricOperator):
         """Return the Gram matrix of the other side, with the same non-zero spectrum."""
         other: Side = "columns" if self.side == "rows" else "rows"
         return Gram(
-            self.factor, side=other, accumulate=self._accumulate, memory=self._memory
+            self.factor, side=other, accumulate=self._accumulate, memory=self.memory
         )
 
     @override
@@ -102,7 +102,7 @@ class Gram(SymmetricOperator):
     @override
     def dense(self) -> Float[Tensor, "row column"]:
         size = self.shape[0]
-        budget = resolve(self._memory)
+        budget = resolve(self.memory)
         rest = budget - size * size * self._accumulate.itemsize
         if rest <= 0:
             raise ValueError(
@@ -164,10 +164,10 @@ class Gram(SymmetricOperator):
                 "only the Gram matrix of an InputJacobian can be written to a run; got "
                 f"{type(self.factor).__name__}. Use dense()."
             )
-        stored = self.factor.write(run, memory=self._memory)
+        stored = self.factor.write(run, memory=self.memory)
         return StoredGram(
             write_gram(
-                stored, self.side, self._accumulate, run, name, resolve(self._memory)
+                stored, self.side, self._accumulate, run, name, resolve(self.memory)
             )
         )
 

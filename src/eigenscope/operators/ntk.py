@@ -71,7 +71,7 @@ class NTK(SymmetricOperator):
         self.problem = problem
         self.outputs: KernelOutputs = outputs
         self.method: KernelMethod = method
-        self._memory = memory
+        self.memory = memory
         self._jacobian = ParameterJacobian(problem)
 
     @property
@@ -104,7 +104,7 @@ class NTK(SymmetricOperator):
             self.problem,
             outputs=self.outputs,
             method=self.method,
-            free_bytes=resolve(self._memory),
+            free_bytes=resolve(self.memory),
         ).choices
 
     @override
@@ -139,7 +139,7 @@ class NTK(SymmetricOperator):
             groups=dict.fromkeys(self.problem.params, ""),
             outputs=self.outputs,
             method=self.method,
-            memory=self._memory,
+            memory=self.memory,
         )
         return found[""].to(self.dtype)
 
@@ -195,6 +195,6 @@ class NTK(SymmetricOperator):
             arrays,
             outputs=self.outputs,
             method=self.method,
-            memory=self._memory,
+            memory=self.memory,
         )
         return {array: StoredGram(tiled) for array, tiled in found.items()}

@@ -34,6 +34,38 @@ _COUNTS = flop_registry | {
 
 
 @final
+class Bystanders:
+    """Storages of the tensors that are alive before something is counted.
+
+    Within the context only objects that are newer than it are looked at again, and
+    collected: Python holds the others to be permanent.
+
+    Attributes:
+        storages: Those that were found so far.
+    """
+
+    def __init__(self) -> None:
+        self.storages: set[StorageWeakRef] = set()
+        self._has_frozen = False
+
+    def __enter__(self) -> "Bystanders":
+        self.look()
+        if not gc.get_freeze_count():  # nobody else's objects would thaw
+            gc.freeze()
+            self._has_frozen = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._has_frozen:
+            gc.unfreeze()
+
+    def look(self) -> None:
+        """Add the storages of all tensors that are alive now."""
+        alive = [x for x in gc.get_objects() if _is_plain(x)]
+        self.storages |= {StorageWeakRef(x.untyped_storage()) for x in alive}
+
+
+@final
 class Counting(TorchDispatchMode):
     """Counts operations within the context, and the bytes of tensors that they meet.
 
@@ -43,20 +75,23 @@ class Counting(TorchDispatchMode):
 
     Args:
         device: Whose memory is counted.
+        bystanders: What is known to have been alive before; None to look for all.
 
     Attributes:
         peak: The most bytes at one time so far.
         flops: Multiplications and additions so far.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self, device: torch.device, bystanders: Bystanders | None = None
+    ) -> None:
         super().__init__()
         self.peak = 0
         self.flops = 0
         self._device = device
         self._before = 0
         self._now = 0
-        self._older: set[StorageWeakRef] = set()
+        self._bystanders = bystanders or Bystanders()
         self._alive: dict[StorageWeakRef, int] = {}
 
     @override
@@ -65,8 +100,7 @@ class Counting(TorchDispatchMode):
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
         else:
-            alive = [x for x in gc.get_objects() if _is_plain(x)]
-            self._older = {StorageWeakRef(x.untyped_storage()) for x in alive}
+            self._bystanders.look()
         return super().__enter__()
 
     @override
@@ -107,7 +141,8 @@ class Counting(TorchDispatchMode):
     def _meet(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         reference = StorageWeakRef(storage)  # one and the same of one storage
-        if reference not in self._older and reference not in self._alive:
+        older = self._bystanders.storages
+        if reference not in older and reference not in self._alive:
             self._alive[reference] = storage.nbytes()
             self._now += storage.nbytes()
 

@@ -1,13 +1,25 @@
 """The steps of spectra, eigenpairs and traces of an operator."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
 
 from eigenscope.budget import resolve
-from eigenscope.estimators import diagonal, spectrum, top_eigenpairs, trace
+from eigenscope.estimators import (
+    apply_function,
+    diagonal,
+    log_determinant,
+    norm,
+    spectral_sum,
+    spectrum,
+    top_eigenpairs,
+    trace,
+    verify,
+)
+from eigenscope.estimators.basis import panel_size
 from eigenscope.estimators.dense import pairs_bytes, smaller_side, spectrum_bytes
 from eigenscope.estimators.eigenpairs import chosen_pairs_method, default_block_size
 from eigenscope.estimators.lapack import MOST_ROWS
@@ -24,28 +36,15 @@ from eigenscope.planning.operators import matrix_job, product_job
 from eigenscope.planning.plan import Alternative, Step
 from eigenscope.planning.rehearsal import Measurement
 from eigenscope.planning.smaller import problem_of
+from eigenscope.spectra import Spectrum
 
 Options = dict[str, Any]
 Found = tuple[list[Step], list[Alternative], tuple[Measurement, ...]]
 _TOGETHER: Final = 8
 _TYPICAL_STEPS: Final = 48
 _PRODUCTS_PER_PAIR: Final = 12
-
-
-def steps_of_estimate(
-    function: Callable[..., Any], options: Options, effort: float
-) -> Found:
-    """Return the steps of a function of one operator.
-
-    Args:
-        function: One of `ESTIMATES`.
-        options: Its arguments by name, defaults included.
-        effort: Seconds for rehearsals.
-
-    Returns:
-        Steps, what was not chosen, and the rehearsal.
-    """
-    return ESTIMATES[function](options, effort)
+_XTRACE_VECTORS: Final = 7  # probes, images and bases, some of them in float64
+_CHECKING, _SIGN_CHECKING, _CHECKED_TOGETHER = 32, 28, 4
 
 
 def _spectrum(options: Options, effort: float) -> Found:
@@ -106,7 +105,8 @@ def _trace(options: Options, effort: float) -> Found:
         count=count,
         most=count,
         width=_TOGETHER,
-        basis=4 * count if options["method"] == "xtrace" else count,
+        basis=count,
+        afterwards=_XTRACE_VECTORS * count if options["method"] == "xtrace" else 0,
     )
     return [step], [], found
 
@@ -125,11 +125,72 @@ def _diagonal(options: Options, effort: float) -> Found:
     return [step], [], found
 
 
+def _apply_function(options: Options, effort: float) -> Found:
+    vectors = options["vectors"]
+    width = 1 if vectors.ndim == 1 else vectors.shape[1]
+    steps = min(options["max_steps"], options["operator_or_matrix"].shape[0])
+    typical = min(_TYPICAL_STEPS, steps)
+    step, found = _products(
+        options["operator_or_matrix"],
+        effort,
+        name="Lanczos steps",
+        count=width * typical,
+        most=width * steps,
+        width=width,
+        basis=width * typical,
+    )
+    return [step], [], found
+
+
+def _verify(options: Options, effort: float) -> Found:
+    step, found = _products(
+        options["operator_or_matrix"],
+        effort,
+        name="products for all checks",
+        count=_CHECKING,
+        most=_CHECKING + _SIGN_CHECKING,
+        width=_CHECKED_TOGETHER,
+        basis=4 * _CHECKED_TOGETHER,
+    )
+    return [step], [], found
+
+
+def _through_spectrum(options: Options, effort: float) -> Found:
+    """Return the steps of a sum over the eigenvalues, whose spectrum may be there."""
+    return _of_eigenvalues(spectrum, options, effort)
+
+
+def _norm(options: Options, effort: float) -> Found:
+    if options["kind"] != "spectral":
+        return _of_eigenvalues(spectrum, options, effort)
+    pairs = {"k": 1, "which": "magnitude"}
+    return _of_eigenvalues(top_eigenpairs, options, effort, **pairs)
+
+
+def _of_eigenvalues(
+    function: Callable[..., Any], options: Options, effort: float, **more: Any
+) -> Found:
+    """Return the steps of the function that gives the eigenvalues, if none does yet."""
+    operand = options["operator_or_spectrum"]
+    if isinstance(operand, Spectrum):
+        size = len(operand.values)
+        step = Step(name="sum", method=f"{size} eigenvalues that are there")
+        return [step], [], ()
+    bound = signature(function).bind(operand, **more, **options.get("options", {}))
+    bound.apply_defaults()
+    return ESTIMATES[function](dict(bound.arguments), effort)
+
+
 ESTIMATES: Final[dict[Callable[..., Any], Callable[[Options, float], Found]]] = {
     spectrum: _spectrum,
     top_eigenpairs: _top_eigenpairs,
     trace: _trace,
     diagonal: _diagonal,
+    apply_function: _apply_function,
+    verify: _verify,
+    spectral_sum: _through_spectrum,
+    log_determinant: _through_spectrum,
+    norm: _norm,
 }
 
 
@@ -175,9 +236,22 @@ def _sampled(
         count=count,
         most=outer + probes * most_steps,
         width=_TOGETHER,
-        basis=2 * (outer + (_TOGETHER * typical if method == "slq" else 3 * _TOGETHER)),
+        basis=_sampled_vectors(dim * _itemsize(operand), outer, typical, method),
     )
     return [step], found
+
+
+def _sampled_vectors(vector_bytes: int, outer: int, num_steps: int, method: str) -> int:
+    """Return the vectors that are held of outer pairs and probes, in whole panels."""
+    found = outer + _in_panels(outer, vector_bytes)
+    if method != "slq":
+        return found + 7 * _TOGETHER
+    return found + _TOGETHER * (4 + _in_panels(num_steps, _TOGETHER * vector_bytes))
+
+
+def _in_panels(count: int, vector_bytes: int) -> int:
+    rows = panel_size(max(1, vector_bytes))
+    return -(-count // rows) * rows
 
 
 def _products(
@@ -189,8 +263,12 @@ def _products(
     most: int,
     width: int,
     basis: int,
+    afterwards: int = 0,
 ) -> tuple[Step, tuple[Measurement, ...]]:
-    """Return a step of products with blocks, and orthogonalization against a basis."""
+    """Return a step of products with blocks, and orthogonalization against a basis.
+
+    `basis` vectors are held beside the products, `afterwards` when these are over.
+    """
     dim, width = operand.shape[0], min(width, max(1, count))
     item = _itemsize(operand)
     orthogonal = 4 * dim * basis
@@ -209,7 +287,8 @@ def _products(
         )
     blocks = count / width
     seconds = blocks * (one.seconds + width * orthogonal * 2 * product_seconds())
-    memory = one.host_bytes + basis * dim * item
+    held = max(one.device_bytes + basis * dim * item, afterwards * dim * item)
+    on_host = held if one.host_bytes or not found else 0
     step = Step(
         name=name,
         method=one.method,
@@ -218,8 +297,8 @@ def _products(
         forward=blocks * one.forward,
         backward=blocks * one.backward,
         flops=blocks * (one.flops + width * orthogonal),
-        device_bytes=one.device_bytes + basis * dim * item,
-        host_bytes=min(memory, resolve(None)) if memory else 0,
+        device_bytes=held,
+        host_bytes=min(on_host, resolve(None)),
         seconds=seconds,
         at_most=seconds * most / count,
     )

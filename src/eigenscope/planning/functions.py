@@ -14,28 +14,24 @@ from eigenscope.jacobian import (
     parameter_jacobian,
     per_sample_gradients,
 )
-from eigenscope.kernels import KernelEngine, conjugate_kernel, ntk, ntk_components
+from eigenscope.kernels import (
+    KernelEngine,
+    KernelSettings,
+    conjugate_kernel,
+    ntk,
+    ntk_components,
+    projected_ntk,
+)
+from eigenscope.kernels.conjugate import features_of
 from eigenscope.kernels.tangent import groups_of, problems
 from eigenscope.planning.job import Job
+from eigenscope.planning.pairs import measured_pair_seconds
 from eigenscope.problem import Problem
 from eigenscope.problem.alike import data_of
 from eigenscope.problem.data import DEFAULT_BATCH_SIZE
 
 Options = dict[str, Any]
 _SAMPLED: Final = ("x", "y", "x1", "x2")
-
-
-def job_of_function(function: Callable[..., Any], options: Options) -> Job:
-    """Return the job of a call of a function of plain tensors.
-
-    Args:
-        function: One of `FUNCTIONS`.
-        options: Its arguments by name, defaults included.
-
-    Returns:
-        The job.
-    """
-    return FUNCTIONS[function](options)
 
 
 def _input_jacobian(options: Options) -> Job:
@@ -126,6 +122,7 @@ def _tangent(function: Callable[..., Any], options: Options, num_kernels: int) -
         free_bytes=free,
     )
     factor = engine.sample_bytes * (1 if other is None else 1 + ratio)
+    settings = engine.settings(problem.num_samples)
     return _job(
         function,
         options,
@@ -135,9 +132,74 @@ def _tangent(function: Callable[..., Any], options: Options, num_kernels: int) -
         reason="by parameter, whichever needs fewest multiplications and fits",
         pair_flops=pair_flops_of(engine) * (1 if other is None else 2 * ratio),
         dtype=engine.dtype,
+        pair_seconds=paired(problem, other, settings, options, free),
         kept_bytes=_pairs(kernel, factor, free),
-        chunk=engine.settings(problem.num_samples).block_size,
+        chunk=settings.block_size,
         passes=float(engine.num_passes()) if other is None else 1.0,
+        backward=problem.num_outputs * (1.0 + (ratio if other is not None else 0.0)),
+    )
+
+
+def paired(
+    problem: Problem,
+    other: Problem | None,
+    settings: KernelSettings,
+    options: Options,
+    free_bytes: int,
+) -> Callable[[int], float]:
+    """Return what measures the products of a kernel's pairs on so many samples.
+
+    Args:
+        problem: Samples of the rows.
+        other: Those of the columns; None for the same.
+        settings: Of the kernel.
+        options: With "outputs" and "method" as `es.ntk` takes them.
+        free_bytes: Memory for gradients.
+
+    Returns:
+        From samples to the seconds of one pair, of n₁² pairs.
+    """
+    ratio = 1.0 if other is None else other.num_samples / problem.num_samples
+
+    def measured(size: int) -> float:
+        each = measured_pair_seconds(
+            problem,
+            other,
+            size,
+            outputs="full" if options["outputs"] == "full" else "trace",
+            method=options["method"],
+            settings=settings,
+            free_bytes=free_bytes,
+        )
+        return each * ratio
+
+    return measured
+
+
+def _projected(options: Options) -> Job:
+    problem, other = problems(
+        options["model"],
+        options["x1"],
+        options["x2"],
+        options["output"],
+        options["outputs"],
+        options["params"],
+    )
+    ratio = 1.0 if other is None else other.num_samples / problem.num_samples
+    each = problem.num_outputs if options["outputs"] == "full" else 1
+    count = options["num_projections"]
+    kernel = 4 * ratio * each * each * problem.dtype.itemsize  # value, square, error
+    sketch = count * problem.num_outputs * problem.dtype.itemsize * (1 + ratio)
+    return _job(
+        projected_ntk,
+        options,
+        problem,
+        name="projected tangent kernel",
+        method=f"{count} random directions",
+        pair_flops=4.0 * ratio * (problem.num_outputs * each) * count,
+        dtype=problem.dtype,
+        kept_bytes=_pairs(kernel, sketch, resolve(options["memory"])),
+        chunk=ParameterEngine(problem).chunk_size,
         backward=problem.num_outputs * (1.0 + (ratio if other is not None else 0.0)),
     )
 
@@ -147,15 +209,20 @@ def _conjugate(options: Options) -> Job:
     item = max(4, problem.dtype.itemsize)
     x2 = options["x2"]
     ratio = 1.0 if x2 is None else _count(x2) / problem.num_samples
+    features = features_of(problem, options["layer"], problem.batches.first(2))
+    row = features[0].numel()
     return _job(
         conjugate_kernel,
         options,
         problem,
         name="conjugate kernel",
         method="features of a forward pass",
-        kept_bytes=_pairs(ratio * item),
+        pair_flops=row * (1.0 if x2 is None else 2 * ratio),
+        dtype=problem.dtype,
+        kept_bytes=_pairs(ratio * item, 2 * row * item, resolve(options["memory"])),
         chunk=problem.batches.batch_size or DEFAULT_BATCH_SIZE,
         backward=0.0,
+        result_last=True,
     )
 
 
@@ -166,6 +233,7 @@ FUNCTIONS: Final[dict[Callable[..., Any], Callable[[Options], Job]]] = {
     ntk: _ntk,
     ntk_components: _ntk_components,
     conjugate_kernel: _conjugate,
+    projected_ntk: _projected,
 }
 
 

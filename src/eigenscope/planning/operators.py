@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from eigenscope.budget import resolve
 from eigenscope.estimators.dense import smaller_side
+from eigenscope.kernels import KernelEngine, KernelSettings
 from eigenscope.operators import (
     NTK,
     Dense,
@@ -20,7 +22,9 @@ from eigenscope.operators import (
 )
 from eigenscope.operators.curvature import CurvatureOperator
 from eigenscope.operators.curvature_products import LARGEST_CHUNK
-from eigenscope.planning.job import Job
+from eigenscope.operators.kernel_tiles import tile_engine
+from eigenscope.planning.functions import paired
+from eigenscope.planning.job import Job, nothing
 from eigenscope.planning.smaller import on_first, problem_of
 from eigenscope.problem import Problem
 from eigenscope.store import Run
@@ -51,7 +55,7 @@ def job_of_method(
             "to rehearse; plan what is computed from it: es.plan(es.spectrum, op)."
         )
     call = _writing if method == "write" else _calling(method, options)
-    kept = _kept_bytes(operator, method)
+    kept = _kept_bytes(operator, method, _num_vectors(options))
     return Job(
         name=f"{type(operator).__name__}.{method}",
         method=_how(operator),
@@ -60,12 +64,14 @@ def job_of_method(
         call_on=_on_samples(operator, problem, call),
         pair_flops=_pair_flops(operator, method, problem.num_samples),
         dtype=operator.dtype,
+        pair_seconds=_pair_seconds(operator, method),
         kept_bytes=kept,
         chunk=chunk_of(operator),
-        budget=resolve(None),
+        budget=resolve(memory_of(operator)),
         passes=1.0,
         backward=float(backward_of(operator)),
         disk_bytes=_disk_bytes(operator) if method == "write" else 0,
+        is_shared=True,
     )
 
 
@@ -139,7 +145,13 @@ def product_job(operator: LinearOperator, num_vectors: int) -> Job:
         budget=resolve(None),
         backward=float(backward_of(operator) * num_vectors),
         again=True,
+        is_shared=True,
     )
+
+
+def memory_of(operator: LinearOperator) -> str | int | None:
+    """Return the budget that an operator was given, None for the usual one."""
+    return operator.memory if isinstance(operator, NTK | Gram) else None
 
 
 def chunk_of(operator: LinearOperator) -> int:
@@ -195,6 +207,29 @@ def _writing(smaller: LinearOperator) -> object:
     return None
 
 
+def _pair_seconds(
+    operator: LinearOperator, method: str
+) -> Callable[[int], float] | None:
+    """Return what measures the products of pairs, for a tangent kernel."""
+    if not isinstance(operator, NTK) or method not in {"dense", "write"}:
+        return None
+    engine, settings = _tiles(operator)
+    options = {"outputs": operator.outputs, "method": operator.method}
+    free = engine.sample_bytes * operator.problem.num_samples + 1
+    return paired(operator.problem, None, settings, options, free)
+
+
+def _tiles(operator: NTK) -> tuple[KernelEngine, KernelSettings]:
+    """Return the engine and the settings with which a kernel is written."""
+    return tile_engine(
+        operator.problem,
+        1,
+        outputs=operator.outputs,
+        method=operator.method,
+        memory=operator.memory,
+    )
+
+
 def _pair_flops(operator: LinearOperator, method: str, total: int) -> float:
     """Return flops for each pair of samples where a matrix of pairs is made."""
     if method not in {"dense", "write"}:
@@ -207,15 +242,29 @@ def _pair_flops(operator: LinearOperator, method: str, total: int) -> float:
     return 0.0
 
 
-def _kept_bytes(operator: LinearOperator, method: str) -> Callable[[int], int]:
+def _num_vectors(options: dict[str, Any]) -> int:
+    """Return the columns of the block that a method multiplies, 1 if it has none."""
+    block = next(iter(options.values()), None)
+    return block.shape[1] if isinstance(block, Tensor) and block.ndim > 1 else 1
+
+
+def _kept_bytes(
+    operator: LinearOperator, method: str, num_vectors: int
+) -> Callable[[int], int]:
     """Return bytes of the result, and of rows that are held beside it, by samples."""
     total = cast("Problem", problem_of(operator)).num_samples
     rows, columns = operator.shape
     item = operator.dtype.itemsize
-    if method in {"write"}:
-        return lambda m: 0 * m
+    if method == "write" and isinstance(operator, NTK):
+        return _written_kernel_bytes(operator)
+    if method == "write":
+        return nothing
     if method != "dense":
-        return lambda m: round(rows * item * m / total)
+        is_transposed = method in {"multiply_transpose", "squared_column_norms"}
+        size = (columns if is_transposed else rows) * num_vectors * item
+        if is_transposed or isinstance(operator, CurvatureOperator):
+            return lambda m: size if m else 0
+        return lambda m: round(size * m / total)
     if isinstance(operator, Gram):
         return _gram_bytes(operator, total)
     if isinstance(operator, NTK):
@@ -225,6 +274,20 @@ def _kept_bytes(operator: LinearOperator, method: str) -> Callable[[int], int]:
     if isinstance(operator, InputJacobian | ParameterJacobian):
         return lambda m: rows * columns * item * m // total
     return lambda m: rows * columns * item if m else 0
+
+
+def _written_kernel_bytes(operator: NTK) -> Callable[[int], int]:
+    """Return bytes of a tile, and of the gradients that are kept, by samples."""
+    engine, settings = _tiles(operator)
+    each = operator.problem.num_outputs if operator.outputs == "full" else 1
+    item = engine.dtype.itemsize
+    budget = resolve(operator.memory)
+
+    def kept(m: int) -> int:
+        tile = (min(m, settings.step) * each) ** 2 * item
+        return tile + min(m * engine.sample_bytes, max(0, budget - tile))
+
+    return kept
 
 
 def _gram_bytes(operator: Gram, total: int) -> Callable[[int], int]:

@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import final
+from typing import Any, final
 
 from eigenscope._types import JsonValue
-from eigenscope.budget import format_bytes
+from eigenscope.budget import format_bytes, resolve
+from eigenscope.planning.words import (
+    aligned,
+    format_count,
+    format_passes,
+    format_seconds,
+)
 
 
 @final
@@ -47,6 +53,9 @@ class Step:
         disk_bytes: What is written.
         seconds: Estimated time.
         at_most: Time if everything that may be needed is; `seconds` where it is known.
+        is_shared: Whether ranks divide the work among them.
+        most_samples: The most samples whose memory is within the budget, where all of
+            them are not.
     """
 
     name: str
@@ -61,6 +70,23 @@ class Step:
     disk_bytes: int = 0
     seconds: float = 0.0
     at_most: float | None = None
+    is_shared: bool = False
+    most_samples: int | None = None
+
+    def times(self, count: float) -> "Step":
+        """Return the step done several times, one after the other."""
+        counted = ("passes", "forward", "backward", "flops", "seconds")
+        changed: dict[str, Any] = {n: getattr(self, n) * count for n in counted}
+        if self.at_most is not None:
+            changed["at_most"] = self.at_most * count
+        return replace(self, disk_bytes=round(self.disk_bytes * count), **changed)
+
+    def among(self, ranks: int) -> "Step":
+        """Return what one of some ranks does of the step."""
+        if not self.is_shared or ranks == 1:
+            return self
+        one = self.times(1 / ranks)
+        return replace(one, passes=self.passes, disk_bytes=self.disk_bytes)
 
 
 @final
@@ -101,7 +127,7 @@ class Plan:
 
         Args:
             operation: What they are together.
-            parts: Plans and steps, at least one of them a plan.
+            parts: Plans and steps.
 
         Returns:
             Their steps in order.
@@ -110,15 +136,48 @@ class Plan:
         steps: list[Step] = []
         for part in parts:
             steps += part.steps if isinstance(part, Plan) else [part]
+        others = (other for own in plans for other in own.alternatives)
+        remarks = (remark for own in plans for remark in own.remarks)
         return cls(
             operation=operation,
             steps=tuple(steps),
-            alternatives=tuple(other for own in plans for other in own.alternatives),
-            budget=min(own.budget for own in plans),
-            rehearsed_samples=max(own.rehearsed_samples for own in plans),
+            alternatives=tuple(dict.fromkeys(others)),
+            budget=min((own.budget for own in plans), default=resolve(None)),
+            rehearsed_samples=max((own.rehearsed_samples for own in plans), default=0),
             rehearsal_seconds=sum(own.rehearsal_seconds for own in plans),
-            remarks=tuple(remark for own in plans for remark in own.remarks),
+            remarks=tuple(dict.fromkeys(remarks)),
         )
+
+    def times(self, count: float) -> "Plan":
+        """Return the plan of the same call made several times, one after the other."""
+        return replace(self, steps=tuple(step.times(count) for step in self.steps))
+
+    def among(self, ranks: int) -> "Plan":
+        """Return what one of some ranks does, each on a machine like this one.
+
+        What ranks say to each other is not counted.
+        """
+        return replace(self, steps=tuple(step.among(ranks) for step in self.steps))
+
+    def merged(self, name: str) -> "Plan":
+        """Return the plan with one step in place of all."""
+        one = Step(
+            name=name,
+            method=self.method,
+            reason=self.reason,
+            passes=self.passes,
+            forward=self.forward,
+            backward=self.backward,
+            flops=self.flops,
+            device_bytes=self.device_bytes,
+            host_bytes=self.host_bytes,
+            disk_bytes=self.disk_bytes,
+            seconds=self.seconds,
+            at_most=self.at_most,
+            is_shared=all(step.is_shared for step in self.steps),
+            most_samples=self.most_samples,
+        )
+        return replace(self, steps=(one,))
 
     def named(self, prefix: str) -> "Plan":
         """Return the same plan with the steps' names behind a prefix."""
@@ -159,12 +218,12 @@ class Plan:
     @property
     def device_bytes(self) -> int:
         """The most memory on the model's device at one time."""
-        return max(step.device_bytes for step in self.steps)
+        return max((step.device_bytes for step in self.steps), default=0)
 
     @property
     def host_bytes(self) -> int:
         """The most main memory at one time."""
-        return max(step.host_bytes for step in self.steps)
+        return max((step.host_bytes for step in self.steps), default=0)
 
     @property
     def disk_bytes(self) -> int:
@@ -189,22 +248,37 @@ class Plan:
         """Whether the memory is within the budget."""
         return max(self.device_bytes, self.host_bytes) <= self.budget
 
+    @property
+    def most_samples(self) -> int | None:
+        """The most samples that fit, where the step that limits them knows."""
+        known = [s.most_samples for s in self.steps if s.most_samples is not None]
+        return min(known, default=None)
+
     def to_json(self) -> dict[str, JsonValue]:
         """Return the plan as plain JSON values, sums included."""
         summed = ("passes", "forward", "backward", "flops", "seconds", "at_most")
         peaks = ("device_bytes", "host_bytes", "disk_bytes", "fits", "method")
         return asdict(self) | {name: getattr(self, name) for name in (*summed, *peaks)}
 
+    def header(self) -> list[str]:
+        """Return the names of the columns of `rows`."""
+        memory = ["device", "host"] if self._has_two_memories() else ["memory"]
+        return ["step", "passes", "flops", *memory, "disk", "time"]
+
     def rows(self) -> list[list[str]]:
         """Return the cells of a table: one row for each step, and one of sums."""
-        return [
-            *([*_cells(step), step.method] for step in self.steps),
-            [*_cells(self, name="together"), "fits" if self.fits else "too large"],
-        ]
+        rows = [self._cells(step) for step in self.steps]
+        if len(rows) > 1:
+            rows.append(self._cells(self.merged("together").steps[0]))
+        return rows
 
     def notes(self) -> list[str]:
-        """Return what the table doesn't say: reasons, other ways, and what fits."""
-        lines = [f"{step.name}: {step.reason}" for step in self.steps if step.reason]
+        """Return what the table doesn't say: methods, other ways, and what fits."""
+        said: dict[str, list[str]] = {}
+        for step in self.steps:
+            why = f": {step.reason}" if step.reason else ""
+            said.setdefault(f"{step.method}{why}", []).append(step.name)
+        lines = [f"{_listed(names)}: {how}" for how, names in said.items()]
         lines += [
             f"not {other.method}: {other.reason} ({format_seconds(other.seconds)}, "
             f"{format_bytes(other.peak_bytes)})"
@@ -212,64 +286,46 @@ class Plan:
         ]
         if self.at_most > 1.01 * self.seconds:
             lines.append(f"at most {format_seconds(self.at_most)} if estimates need it")
-        lines += self.remarks
-        verdict = "is within" if self.fits else "exceeds"
-        peak = format_bytes(max(self.device_bytes, self.host_bytes))
-        lines.append(f"{peak} {verdict} the budget of {format_bytes(self.budget)}")
-        return lines
+        return [*lines, *self.remarks, *self._verdict()]
 
     def __str__(self) -> str:
         """Return a table of the steps, and what else was possible."""
-        table = _aligned([list(HEADER), *self.rows()])
+        table = aligned([self.header(), *self.rows()])
         return "\n".join([f"plan of {self.operation}", *table, *self.notes()])
 
+    def _has_two_memories(self) -> bool:
+        return any(step.device_bytes not in {0, step.host_bytes} for step in self.steps)
 
-HEADER = ("step", "passes", "flops", "device", "host", "disk", "time", "method")
+    def _cells(self, step: Step) -> list[str]:
+        memory = [format_bytes(step.host_bytes)]
+        if self._has_two_memories():
+            memory.insert(0, format_bytes(step.device_bytes))
+        return [
+            step.name,
+            format_passes(step.passes, step.forward, step.backward),
+            format_count(step.flops),
+            *memory,
+            format_bytes(step.disk_bytes) if step.disk_bytes else "–",
+            format_seconds(step.seconds),
+        ]
 
-
-def format_seconds(seconds: float) -> str:
-    """Return a time as people say it.
-
-    Args:
-        seconds: At least 0.
-
-    Returns:
-        Milliseconds to days.
-
-    Example:
-        >>> ", ".join(map(format_seconds, (0.0123, 4.56, 75, 7300, 200000)))
-        '12 ms, 4.6 s, 1 min 15 s, 2 h 1 min, 2 d 7 h'
-    """
-    if seconds < 1:
-        return f"{seconds * 1e3:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-    place = next(i for i, (size, _) in enumerate(units) if whole >= size)
-    (large, name), (small, next_name) = units[place : place + 2]
-    rest = whole % large // small
-    return f"{whole // large} {name}" + (f" {rest} {next_name}" if rest else "")
-
-
-def _cells(costs: Step | Plan, name: str = "") -> list[str]:
-    return [
-        name or costs.name,  # pyright: ignore[reportAttributeAccessIssue]
-        f"{costs.passes:.3g}",
-        f"{costs.flops:.2g}",
-        format_bytes(costs.device_bytes),
-        format_bytes(costs.host_bytes),
-        format_bytes(costs.disk_bytes),
-        format_seconds(costs.seconds),
-    ]
+    def _verdict(self) -> list[str]:
+        """Say whether the memory fits, and if not, what would."""
+        needed = max(self.device_bytes, self.host_bytes)
+        peak, budget = format_bytes(needed), format_bytes(self.budget)
+        if self.fits:
+            return [f"fits: {peak} of the memory budget of {budget}"]
+        lines = [f"does not fit: {peak} exceed the memory budget of {budget}"]
+        if self.most_samples is not None:
+            count = self.most_samples
+            lines.append(f"  take at most {count} samples (--num-samples {count})")
+        more = format_bytes(round(1.05 * needed))
+        lines.append(f"  or give more (--memory {more.replace(' ', '')}, memory=)")
+        return lines
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if 0 < place < len(row) - 1 else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+def _listed(names: Sequence[str]) -> str:
+    """Return some names, the first three of many."""
+    if len(names) <= 4:
+        return ", ".join(names)
+    return f"{', '.join(names[:3])} and {len(names) - 3} more"

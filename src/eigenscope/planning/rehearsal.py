@@ -1,6 +1,7 @@
 """Running a call on the first samples: seconds, flops, bytes, and how they grow."""
 
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -10,12 +11,13 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import lsq_linear
 
-from eigenscope.planning.counting import Counting
+from eigenscope.planning.counting import Bystanders, Counting
 
 EFFORT: Final = 4.0
 """Seconds that a rehearsal takes, roughly."""
-_SHORT: Final = 0.3
-_MOST_RUNS: Final = 4
+_SHORT: Final = 0.2
+_MOST_RUNS: Final = 5
+_GROWTH: Final = 8
 
 
 @final
@@ -50,8 +52,10 @@ def rehearse(
     device: torch.device,
     effort: float = EFFORT,
     again: bool = False,
+    least: int = 2,
+    has_arrays: bool = False,
 ) -> tuple[Measurement, ...]:
-    """Run a call on 2, 8, 32, … samples while that takes no longer than asked.
+    """Run a call on 2, 16, 128, … samples while that takes no longer than asked.
 
     Args:
         call_on: The call for a number of samples; what it makes beforehand is not
@@ -63,30 +67,41 @@ def rehearse(
         device: Where the call computes.
         effort: Seconds for all runs, of which there are at least two.
         again: As for `measure`.
+        least: Samples of the first run.
+        has_arrays: As for `measure`.
 
     Returns:
         Measurements by growing size.
     """
     started = time.perf_counter()
-    size = min(2, num_samples)
+    size = min(least, num_samples)
     call_on(size)()  # libraries load and threads start
     found: list[Measurement] = []
-    while True:
-        found.append(measure(call_on, size=size, device=device, again=again))
-        elapsed = time.perf_counter() - started
-        next_run = 4 * 3 * found[-1].seconds  # two runs, of which one counts
-        is_enough = len(found) > 1 and elapsed + next_run > effort
-        if is_enough or size == num_samples:
-            break
-        size = min(4 * size, num_samples)
-    whole = min(chunk, num_samples)
-    if size < whole and found[-1].seconds * 3 * whole / size < 4 * effort:
-        found.append(measure(call_on, size=whole, device=device, again=again))
+    options: dict[str, Any] = {"again": again, "has_arrays": has_arrays}
+    with Bystanders() as before:
+        options["bystanders"] = before
+        while True:
+            found.append(measure(call_on, size=size, device=device, **options))
+            elapsed = time.perf_counter() - started
+            next_run = 2.5 * _GROWTH * found[-1].seconds  # two runs, one counts all
+            is_enough = len(found) > 1 and elapsed + next_run > effort
+            if is_enough or size == num_samples:
+                break
+            size = min(_GROWTH * size, num_samples)
+        whole = min(chunk, num_samples)
+        if size < whole and found[-1].seconds * 3 * whole / size < 4 * effort:
+            found.append(measure(call_on, size=whole, device=device, **options))
     return tuple(found)
 
 
 def measure(
-    call_on: Sized, *, size: int, device: torch.device, again: bool = False
+    call_on: Sized,
+    *,
+    size: int,
+    device: torch.device,
+    again: bool = False,
+    has_arrays: bool = False,
+    bystanders: Bystanders | None = None,
 ) -> Measurement:
     """Take the seconds of a call, and its flops and bytes in another run.
 
@@ -96,19 +111,23 @@ def measure(
         device: Where it computes.
         again: Whether the seconds and flops of later calls of the same are wanted,
             which find what the first one left.
+        has_arrays: Whether memory is that of NumPy arrays, not of tensors.
+        bystanders: As for `Counting`.
 
     Returns:
         The measurement.
     """
     seconds = 0.0 if again else _fastest(call_on, size, device)
     call = call_on(size)  # nothing is left of the first
-    with Counting(device) as counted:
+    with Counting(device, bystanders) as counted:
         result = call()
     del result
     peak, held, flops = counted.peak, counted.now, counted.flops
+    if has_arrays:
+        peak = _array_bytes(call_on(size))
     if again:
-        seconds = _timed(call, device)
-        with Counting(device) as later:
+        seconds = _fastest(lambda _: call, size, device)
+        with Counting(device, bystanders) as later:
             result = call()
         del result
         flops = later.flops
@@ -168,6 +187,21 @@ def _fastest(call_on: Sized, size: int, device: torch.device) -> float:
     while sum(seconds) < _SHORT and len(seconds) < _MOST_RUNS:
         seconds.append(_timed(call_on(size), device))
     return min(seconds)
+
+
+def _array_bytes(call: Callable[[], object]) -> int:
+    """Return the most memory that Python and NumPy took for a call."""
+    if tracemalloc.is_tracing():  # somebody else's, whose peak stays
+        before, earlier = tracemalloc.get_traced_memory()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        return peak - before if peak > earlier else 0
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:

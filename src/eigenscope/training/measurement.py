@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -31,6 +32,15 @@ class Estimated(Protocol):
 
 Measured = float | Tensor | Estimated | Spectrum | Mapping[str, Any]
 Measure = Callable[[nn.Module], Measured]
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """A measure that says which calls it makes, so that they can be planned."""
+
+    def calls(self, model: nn.Module) -> Mapping[str, "partial[Any]"]:
+        """Return the calls on a network by what they find."""
+        ...
 
 
 def measured(

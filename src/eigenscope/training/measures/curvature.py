@@ -1,6 +1,7 @@
 """Spectra, top eigenvalues and traces of the curvature, whole and by layer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -13,7 +14,7 @@ from eigenscope.estimators.order import Which
 from eigenscope.estimators.trace import TraceMethod
 from eigenscope.estimators.whole import Method, require_sizes
 from eigenscope.operators import Curvature
-from eigenscope.spectra import Estimate, Spectrum
+from eigenscope.spectra import Eigenpairs, Estimate, Spectrum
 from eigenscope.training.measures.latest import Latest
 from eigenscope.training.measures.risks import FULL, Layers, RiskCurvature
 
@@ -119,12 +120,21 @@ class CurvatureSpectra:
         """
         return self._latest(model)
 
-    def _spectra(self, model: nn.Module) -> dict[str, Spectrum]:
+    def calls(self, model: nn.Module) -> dict[str, "partial[Spectrum]"]:
+        """Return what computes each spectrum.
+
+        Args:
+            model: The network, as it is.
+
+        Returns:
+            "full" and the layers' names to calls of `es.spectrum`.
+        """
         matrix = self._risk.matrix(model)
         parts = {FULL: matrix} if self._full else {}
         parts |= self._risk.blocks(model, matrix)
         return {
-            name: spectrum(
+            name: partial(
+                spectrum,
                 part,
                 generator=torch.Generator().manual_seed(self._seed),
                 **self._options,
@@ -132,6 +142,9 @@ class CurvatureSpectra:
             )
             for name, part in parts.items()
         }
+
+    def _spectra(self, model: nn.Module) -> dict[str, Spectrum]:
+        return {name: call() for name, call in self.calls(model).items()}
 
 
 @final
@@ -214,18 +227,7 @@ class CurvatureEigenvalues:
         Returns:
             Each with the norm of its residual, which bounds its error, as `stderr`.
         """
-        matrix = self._risk.matrix(model)
-        start = self._vectors
-        if start is not None and len(start) != matrix.shape[0]:
-            start = None  # parameters were frozen or unfrozen since
-        pairs = top_eigenpairs(
-            matrix,
-            self._k,
-            which=self._which,
-            start=start,
-            generator=torch.Generator().manual_seed(self._seed),
-            **self._options,
-        )
+        pairs = self.calls(model)[FULL]()
         if self._warm:
             self._vectors = pairs.vectors
         count = pairs.provenance.get("num_matvecs", 0)
@@ -241,6 +243,30 @@ class CurvatureEigenvalues:
             )
         }
         return found["1"] if self._k == 1 else found
+
+    def calls(self, model: nn.Module) -> dict[str, "partial[Eigenpairs]"]:
+        """Return what computes the eigenpairs.
+
+        Args:
+            model: The network, as it is.
+
+        Returns:
+            "full" to a call of `es.top_eigenpairs`.
+        """
+        matrix = self._risk.matrix(model)
+        start = self._vectors
+        if start is not None and len(start) != matrix.shape[0]:
+            start = None  # parameters were frozen or unfrozen since
+        call = partial(
+            top_eigenpairs,
+            matrix,
+            self._k,
+            which=self._which,
+            start=start,
+            generator=torch.Generator().manual_seed(self._seed),
+            **self._options,
+        )
+        return {FULL: call}
 
     def state(self) -> dict[str, Tensor]:
         """What the next call begins with; the recorder keeps it beside the results.
@@ -327,10 +353,22 @@ class CurvatureTrace:
         Returns:
             The traces with their standard errors.
         """
+        return {name: call() for name, call in self.calls(model).items()}
+
+    def calls(self, model: nn.Module) -> dict[str, "partial[Estimate]"]:
+        """Return what estimates each trace.
+
+        Args:
+            model: The network, as it is.
+
+        Returns:
+            "full" and the layers' names to calls of `es.trace`.
+        """
         matrix = self._risk.matrix(model)
         parts = {FULL: matrix} | self._risk.blocks(model, matrix)
         return {
-            name: trace(
+            name: partial(
+                trace,
                 part,
                 method=self._method,
                 num_matvecs=self._num_matvecs,

@@ -1,7 +1,8 @@
 """What follows from the spectra of another measure."""
 
 from collections.abc import Callable, Mapping
-from typing import final
+from functools import partial
+from typing import Any, final
 
 from torch import nn
 
@@ -74,6 +75,18 @@ class LayerDistances:
             for name in layers
         }
 
+    def calls(self, model: nn.Module) -> dict[str, "partial[Any]"]:
+        """Return nothing: the spectra are another measure's, the rest takes moments.
+
+        Args:
+            model: The network, as it is.
+
+        Returns:
+            An empty mapping.
+        """
+        del model
+        return {}
+
 
 @final
 class TailExponent:
@@ -126,6 +139,18 @@ class TailExponent:
         if isinstance(found, Spectrum):
             return self._exponent(found)
         return {name: self._exponent(part) for name, part in found.items()}
+
+    def calls(self, model: nn.Module) -> dict[str, "partial[Any]"]:
+        """Return nothing: the spectra are another measure's, the rest takes moments.
+
+        Args:
+            model: The network, as it is.
+
+        Returns:
+            An empty mapping.
+        """
+        del model
+        return {}
 
     def _exponent(self, found: Spectrum) -> Estimate:
         try:

@@ -80,16 +80,29 @@ class JacobianSpectrum:
         """
         return self._latest(model)
 
-    def _spectrum(self, model: nn.Module) -> Spectrum:
+    def calls(self, model: nn.Module) -> dict[str, "partial[Spectrum]"]:
+        """Return what computes the spectrum.
+
+        Args:
+            model: The network, as it is.
+
+        Returns:
+            "spectrum" to a call of `es.spectrum`.
+        """
         problem = Problem(
             model, self._data, output=self._output, batch_size=self._batch_size
         )
         jacobian = InputJacobian(problem, layout=self._layout)
-        return spectrum(
+        call = partial(
+            spectrum,
             gram(jacobian, memory=self._memory),
             factorization=self._factorization,
             memory=self._memory,
         )
+        return {"spectrum": call}
+
+    def _spectrum(self, model: nn.Module) -> Spectrum:
+        return self.calls(model)["spectrum"]()
 
 
 @final
@@ -122,8 +135,10 @@ class WeightSpectra:
         memory: str | int | None = None,
     ) -> None:
         require_choice("kernels", kernels, Kernels)
-        compute = partial(weight_spectra, params=params, kernels=kernels, memory=memory)
-        self._latest = Latest(compute)
+        self._compute = partial(
+            weight_spectra, params=params, kernels=kernels, memory=memory
+        )
+        self._latest = Latest(self._compute)
 
     def __call__(self, model: nn.Module) -> dict[str, Spectrum]:
         """Return names of parameters to spectra.
@@ -135,6 +150,17 @@ class WeightSpectra:
             The spectra; of an unchanged network those of the last call.
         """
         return self._latest(model)
+
+    def calls(self, model: nn.Module) -> dict[str, "partial[dict[str, Spectrum]]"]:
+        """Return what computes the spectra.
+
+        Args:
+            model: The network, as it is.
+
+        Returns:
+            "spectra" to a call of `es.weight_spectra`.
+        """
+        return {"spectra": partial(self._compute, model)}
 
 
 @final
@@ -192,6 +218,29 @@ class TargetAlignment:
         Raises:
             ValueError: If the data has no targets.
         """
+        kernel = self._kernel(model)
+        targets = [batch.targets for batch in kernel.problem.batches]
+        if not all(isinstance(target, Tensor) for target in targets):
+            raise ValueError(
+                "target alignment needs data with targets that are tensors; got "
+                f"{type(targets[0]).__name__}. Pass (inputs, targets)."
+            )
+        return kernel_target_alignment(
+            kernel.dense(), torch.cat(targets), centered=self._centered
+        )
+
+    def calls(self, model: nn.Module) -> dict[str, "partial[Tensor]"]:
+        """Return what computes the kernel.
+
+        Args:
+            model: The network, as it is.
+
+        Returns:
+            "kernel" to a call of `es.NTK.dense`.
+        """
+        return {"kernel": partial(self._kernel(model).dense)}
+
+    def _kernel(self, model: nn.Module) -> NTK:
         problem = Problem(
             model,
             self._data,
@@ -199,13 +248,4 @@ class TargetAlignment:
             params=self._params,
             batch_size=self._batch_size,
         )
-        targets = [batch.targets for batch in problem.batches]
-        if not all(isinstance(target, Tensor) for target in targets):
-            raise ValueError(
-                "target alignment needs data with targets that are tensors; got "
-                f"{type(targets[0]).__name__}. Pass (inputs, targets)."
-            )
-        kernel = NTK(problem, outputs="trace", memory=self._memory).dense()
-        return kernel_target_alignment(
-            kernel, torch.cat(targets), centered=self._centered
-        )
+        return NTK(problem, outputs="trace", memory=self._memory)
