@@ -159,9 +159,9 @@ def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Return the seconds of the fastest of some calls; one if it is long."""
+    """Return the seconds of the fastest of some calls, of two at least."""
     found: list[float] = []
-    while not found or (sum(found) < 1 and len(found) < 5):
+    while len(found) < 2 or (sum(found) < 1 and len(found) < 5):
         started = time.perf_counter()
         call()
         found.append(time.perf_counter() - started)

@@ -33,7 +33,6 @@ from eigenscope.cli.options import (
 )
 from eigenscope.cli.problems import problem_of
 from eigenscope.cli.series import measures_of
-from eigenscope.cli.tables import terminal_table
 from eigenscope.cli.train import study_of
 from eigenscope.cli.weights import network_of
 from eigenscope.estimators import weight_spectra
@@ -47,6 +46,7 @@ from eigenscope.experiments.demo import DemoPlan
 from eigenscope.experiments.preparation import prepare_experiment
 from eigenscope.experiments.training_costs import demo_cost, training_cost
 from eigenscope.planning import Plan, plan
+from eigenscope.planning.words import aligned
 from eigenscope.report import write_report
 from eigenscope.report.comparison import read_comparison, write_comparison
 from eigenscope.report.costs import figures_step, match_cost, stored_cost
@@ -61,7 +61,7 @@ from eigenscope.training import Schedule, record_series
 
 _EFFORT = 8.0
 _FIGURES_OF_TRAINING, _FIGURES_OF_DEMO = 8, 10
-_NARROWEST = 40
+_NARROWEST, _SHORTEST_NAME = 40, 16
 
 
 def run_plan(options: PlanOptions) -> None:
@@ -77,16 +77,36 @@ def run_plan(options: PlanOptions) -> None:
     if verb.json:
         print(json.dumps(found.to_json(), indent=2))
         return
-    if found.steps:
-        print(terminal_table(found.header(), found.rows()))
-    print("\n".join(_wrapped(found.notes())))
+    width = _width()
+    print("\n".join([*_table(found, width), *_wrapped(found.notes(), width)]))
 
 
-def _wrapped(lines: Sequence[str]) -> list[str]:
-    """Return lines that are as wide as the terminal, whole ones in a pipe."""
+def _width() -> int | None:
+    """Return the columns of the terminal, None for a pipe."""
     if not sys.stdout.isatty():
+        return None
+    return max(_NARROWEST, shutil.get_terminal_size().columns)
+
+
+def _table(found: Plan, width: int | None) -> list[str]:
+    """Return the lines of the table; names of steps are cut to fit the width."""
+    if not found.steps:
+        return []
+    rows = found.rows()
+    lines = aligned([found.header(), *rows])
+    over = 0 if width is None else max(map(len, lines)) - width
+    if over > 0:
+        most = max(_SHORTEST_NAME, max(len(row[0]) for row in rows) - over)
+        for row in rows:
+            row[0] = row[0] if len(row[0]) <= most else f"{row[0][: most - 1]}…"
+        lines = aligned([found.header(), *rows])
+    return [lines[0], "─" * max(map(len, lines)), *lines[1:]]
+
+
+def _wrapped(lines: Sequence[str], width: int | None) -> list[str]:
+    """Return lines that are as wide as the terminal, whole ones in a pipe."""
+    if width is None:
         return list(lines)
-    width = max(_NARROWEST, shutil.get_terminal_size().columns)
     return [
         part
         for line in lines

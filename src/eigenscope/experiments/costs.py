@@ -266,7 +266,7 @@ def _gram_steps(
     tile = min(_TILE, size)
     passes = -(-size // tile) / 2 if by_rows else 1
     flops = float(size) * size * inner
-    held = (2 * tile * inner if by_rows else size * tile) + tile * tile
+    held = (3 * tile * inner if by_rows else size * tile) + tile * tile
     reading = passes * rows * columns * item
     product = Step(
         name=f"Gram matrix, {name}",

@@ -287,7 +287,10 @@ def _products(
         )
     blocks = count / width
     seconds = blocks * (one.seconds + width * orthogonal * 2 * product_seconds())
-    held = max(one.device_bytes + basis * dim * item, afterwards * dim * item)
+    recorded = max(0, one.device_bytes - 3 * width * dim * item)
+    held = max(
+        one.device_bytes + basis * dim * item, recorded + afterwards * dim * item
+    )
     on_host = held if one.host_bytes or not found else 0
     step = Step(
         name=name,

@@ -161,10 +161,9 @@ class Job:
             return found[-1].bytes
         held = self._grown_bytes(found, [m.held for m in found], size)
         kept = self.kept_bytes(size)
-        if self.result_last:
-            beside = [max(0, m.bytes - self.kept_bytes(m.size)) for m in found]
-        else:
-            beside = [max(0, m.bytes - m.held - self.kept_bytes(m.size)) for m in found]
+        beside = [max(0, m.bytes - m.held - self.kept_bytes(m.size)) for m in found]
+        if self.result_last:  # the peaks are those of chunks
+            beside = [max(0, m.bytes - m.held) for m in found]
         together = min(self.chunk, size)
         if found[-1].size >= together:
             working = max(beside)  # more samples need no more

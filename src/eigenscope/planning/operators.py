@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -176,35 +177,37 @@ def backward_of(operator: LinearOperator) -> int:
 def _on_samples(
     operator: LinearOperator,
     problem: Problem,
-    call: Callable[[LinearOperator], object],
+    call: Callable[[LinearOperator], Callable[[], object]],
 ) -> Callable[[int], Callable[[], object]]:
     def call_on(size: int) -> Callable[[], object]:
-        smaller = on_first(operator, problem.first(size))
-        return lambda: call(smaller)
+        return call(on_first(operator, problem.first(size)))
 
     return call_on
 
 
 def _calling(
     method: str, options: dict[str, Any]
-) -> Callable[[LinearOperator], object]:
-    def call(smaller: LinearOperator) -> object:
-        if method in {"multiply", "multiply_transpose", "__matmul__"}:
-            block = next(iter(options.values()))
-            rows = smaller.shape[0 if method == "multiply_transpose" else 1]
-            ones = torch.ones(rows, *block.shape[1:])
-            return getattr(smaller, method)(ones.to(block))
-        return getattr(smaller, method)(**options)
+) -> Callable[[LinearOperator], Callable[[], object]]:
+    def call(smaller: LinearOperator) -> Callable[[], object]:
+        own = getattr(smaller, method)
+        if method not in {"multiply", "multiply_transpose"}:
+            return partial(own, **options)
+        block = next(iter(options.values()))
+        rows = smaller.shape[0 if method == "multiply_transpose" else 1]
+        return partial(own, torch.ones(rows, *block.shape[1:]).to(block))
 
     return call
 
 
-def _writing(smaller: LinearOperator) -> object:
+def _writing(smaller: LinearOperator) -> Callable[[], object]:
+    return partial(_write, smaller)
+
+
+def _write(smaller: LinearOperator) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rehearsal"
         with Run.create(path, verb="plan", arguments={}) as run:
             cast("Any", smaller).write(run)
-    return None
 
 
 def _pair_seconds(

@@ -325,7 +325,7 @@ class Plan:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return some names, the first three of many."""
-    if len(names) <= 4:
-        return ", ".join(names)
-    return f"{', '.join(names[:3])} and {len(names) - 3} more"
+    """Return some names, the first two of many."""
+    if len(names) <= 3:
+        return " / ".join(names)
+    return f"{names[0]} / {names[1]} and {len(names) - 2} more"

@@ -15,7 +15,7 @@ from eigenscope.planning.counting import Bystanders, Counting
 
 EFFORT: Final = 4.0
 """Seconds that a rehearsal takes, roughly."""
-_SHORT: Final = 0.2
+_SHORT, _LONG = 0.2, 1.5
 _MOST_RUNS: Final = 5
 _GROWTH: Final = 8
 
@@ -83,7 +83,7 @@ def rehearse(
         while True:
             found.append(measure(call_on, size=size, device=device, **options))
             elapsed = time.perf_counter() - started
-            next_run = 2.5 * _GROWTH * found[-1].seconds  # two runs, one counts all
+            next_run = 3.5 * _GROWTH * found[-1].seconds  # three runs, one counts all
             is_enough = len(found) > 1 and elapsed + next_run > effort
             if is_enough or size == num_samples:
                 break
@@ -182,9 +182,15 @@ def _powers(
 
 
 def _fastest(call_on: Sized, size: int, device: torch.device) -> float:
-    """Return the seconds of a first call; of the fastest of some if it is short."""
+    """Return the seconds of the fastest of some calls, of two unless it is long.
+
+    The first one of a size often waits for memory that later ones find.
+    """
     seconds = [_timed(call_on(size), device)]
-    while sum(seconds) < _SHORT and len(seconds) < _MOST_RUNS:
+    while len(seconds) < _MOST_RUNS:
+        is_enough = sum(seconds) > (_LONG if len(seconds) == 1 else _SHORT)
+        if is_enough:
+            break
         seconds.append(_timed(call_on(size), device))
     return min(seconds)
 
