@@ -17,7 +17,7 @@ from eigenscope.zoo import save_weights
 LAST = "figures and page"
 EXPERIMENT = """
 [model]
-name = "mlp"
+name = "lenet"
 [data]
 name = "digits"
 num_train = 100
