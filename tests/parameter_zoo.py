@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from moving_rows import Dispatched, Experts, Packed, ragged, signed
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
@@ -191,23 +192,6 @@ class Checkpointed(nn.Module):
         return self.last(h)  # type: ignore[arg-type]
 
 
-class Experts(nn.Module):
-    """Rows go to one of two layers by their data: no layer knows its samples."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.experts = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, 1)
-        result = torch.zeros(len(rows), 3, dtype=x.dtype)
-        chosen = (rows[:, 0] > 0).long()
-        for number, expert in enumerate(self.experts):
-            (places,) = torch.nonzero(chosen == number, as_tuple=True)
-            result = result.index_add(0, places, expert(rows[places]))
-        return result.unflatten(0, x.shape[:2]).sum(1)
-
-
 class PairOfInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -358,6 +342,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "looped": (Looped, _images(4)),
     "checkpointed": (Checkpointed, _images(4)),
     "experts": (Experts, _images(3, 4)),
+    "experts by products": (Dispatched, signed),
+    "packed": (Packed, ragged),
     "dictionary": (PairOfInputs, _pair),
     "elementwise": (Elementwise, _images(3, 4)),
     "windows": (_windows, _images(12, 4)),

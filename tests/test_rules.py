@@ -7,6 +7,7 @@ import pytest
 import torch
 from parameter_oracles import assert_close, assert_same, loop_jacobian
 from torch import Tensor, nn
+from torch.nn import functional
 
 import eigenscope as es
 from eigenscope.jacobian import (
@@ -247,4 +248,31 @@ def test_matrix_products_with_raw_parameters_have_rules():
     model, x = _Products().double(), torch.randn(4, 2, 4, dtype=torch.float64)
     engine = ParameterEngine(es.Problem(model, x))
     assert {served.path for served in engine.coverage.values()} == {"rules"}
+    assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))
+
+
+class _Called(nn.Module):
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+        self.bias = nn.Parameter(torch.randn(3))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w, b: functional.prelu(weight=b, input=x @ w),
+        lambda x, w, b: torch.mm(x * b, mat2=w),
+        lambda x, w, b: torch.addmm(mat2=w, mat1=x, input=b),
+        lambda x, w, b: torch.broadcast_to(input=b, size=x.shape) * x.mm(mat2=w),
+    ],
+    ids=["prelu", "mm", "addmm", "broadcast_to"],
+)
+def test_functions_may_be_called_with_keywords(function):
+    torch.default_generator.manual_seed(0)
+    model, x = _Called(function).double(), torch.randn(4, 3, dtype=torch.float64)
     assert_same(es.parameter_jacobian(model, x), loop_jacobian(model, x))

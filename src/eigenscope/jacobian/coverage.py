@@ -4,24 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 
 from eigenscope.jacobian.capture import Call
+from eigenscope.jacobian.row_moves import may_move_rows
+from eigenscope.jacobian.rules import WholeModule
 
 _Edge = tuple[Node, int]
-_MOVES_ROWS = (
-    "Index",
-    "Gather",
-    "Scatter",
-    "Masked",
-    "Take",
-    "Sort",
-    "Topk",
-    "Put",
-    "PackPadded",
-    "Repeat_interleave",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +24,7 @@ class Served:
             these calls.
         sources: For each weight (call, role) that is not itself a parameter, the
             names of the parameters that it is made of.
-        rows_may_move: Whether data decide which sample a row belongs to, or a custom
-            function might let them.
+        rows_may_move: Whether data may decide which sample a row belongs to.
     """
 
     calls: list[Call]
@@ -84,11 +72,13 @@ def serve(
                 above = _reach([node], {})
                 names = [name for leaf, name in leaves.items() if leaf in above]
                 sources[position, role] = names
+    functions = (c for c in kept if not isinstance(c.rule, WholeModule))
+    between = reached.difference(*(call.inner for call in functions))
     return Served(
         calls=kept,
         by_autograd={leaves[node] for node in reached if node in leaves},
         sources=sources,
-        rows_may_move=any(_may_move_rows(node) for node in reached),
+        rows_may_move=any(may_move_rows(node, len(outputs)) for node in between),
     )
 
 
@@ -156,7 +146,3 @@ def _reach(start: Sequence[Node], cut: Mapping[Node, set[_Edge]]) -> set[Node]:
                 seen.add(child)
                 pending.append(child)
     return seen
-
-
-def _may_move_rows(node: Node) -> bool:
-    return isinstance(node, BackwardCFunction) or node.name().startswith(_MOVES_ROWS)

@@ -74,7 +74,8 @@ class Repeat(Rule):
     def take(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
     ) -> Use | None:
-        del kwargs
+        if not args:
+            return None
         weight = args[0]
         sizes = (1,) * (output.ndim - weight.ndim) + tuple(weight.shape)
         repeats = zip(sizes, output.shape, strict=True)
@@ -106,8 +107,7 @@ class Slope(Rule):
     def take(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
     ) -> Use | None:
-        x, weight = (*args, *kwargs.values())
-        return Use(inputs=(x,), weights={"weight": weight}) if output.ndim > 1 else None
+        return _slope_use(*args, **kwargs) if output.ndim > 1 else None
 
     @override
     def gradients(
@@ -122,6 +122,10 @@ class Slope(Rule):
             values = values.flatten(4) if values.ndim > 4 else values.unsqueeze(4)
             values = values.sum((2, 4))
         return {"weight": Plain(values.reshape(*values.shape[:2], *weight.shape))}
+
+
+def _slope_use(input: Tensor, weight: Tensor) -> Use:  # noqa: A002 - torch's names
+    return Use(inputs=(input,), weights={"weight": weight})
 
 
 def _repeated(first: Tensor, second: Tensor, output: Tensor) -> int | None:

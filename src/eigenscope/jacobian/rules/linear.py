@@ -120,10 +120,17 @@ def _linear_use(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Us
     return Use(inputs=(input,), weights=weights)
 
 
-def _product_use(input: Tensor, other: Tensor, **options: Any) -> Use | None:  # noqa: A002
-    if options or input.ndim < 2 or other.ndim != 2:
+def _product_use(
+    input: Tensor,  # noqa: A002
+    other: Tensor | None = None,
+    *,
+    mat2: Tensor | None = None,  # what `mm` calls it
+    **options: Any,
+) -> Use | None:
+    weight = mat2 if other is None else other
+    if options or weight is None or input.ndim < 2 or weight.ndim != 2:
         return None
-    return Use(inputs=(input,), weights={"weight": other})
+    return Use(inputs=(input,), weights={"weight": weight})
 
 
 def _biased_product_use(
