@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from eigenscope.autodiff import large_empty
+from eigenscope.autodiff import writable_empty
 from eigenscope.jacobian import Convolved, Outer, PerSample
 from eigenscope.jacobian.engine import require_finite_gradients
 from eigenscope.jacobian.rules.patches import Geometry, patches
@@ -105,7 +105,9 @@ class Formed:
         flat = like
         if not flat.numel():
             size = (numbers * total,)
-            flat = large_empty(size, dtype=like.dtype, device=like.device)
+            # Not in huge pages: new ones for each kernel can take longer to touch than
+            # the gradients take to compute.
+            flat = writable_empty(size, dtype=like.dtype, device=like.device)
         self.flat = flat
         self._shape = shape
         self.shared: _Piece = flat[: numbers * layout.width].view(*shape, layout.width)
