@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakTensorKeyDictionary
 
 import eigenscope as es
 from eigenscope import precision
@@ -26,13 +25,20 @@ class OnDevice(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.there: Any = WeakTensorKeyDictionary()
+        # By their memory, which autograd's own views of them share; kept, so that
+        # nothing else can come to lie there.
+        self.places: set[int] = set()
+        self.kept: list[Tensor] = []
         self.is_moving = False
         self.num_moved = 0
 
     def put(self, *tensors: Tensor) -> None:
         for tensor in tensors:
-            self.there[tensor] = True
+            self.kept.append(tensor)
+            self.places.add(tensor.untyped_storage().data_ptr())
+
+    def has(self, x: Tensor) -> bool:
+        return x.numel() > 0 and x.untyped_storage().data_ptr() in self.places
 
     def taken(self, x: Tensor) -> Tensor:
         self.is_moving, self.num_moved = True, self.num_moved + 1
@@ -44,11 +50,11 @@ class OnDevice(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if not self.is_moving and any(x in self.there for x in given):
+        if not self.is_moving and any(map(self.has, given)):
             for made in tree_leaves(result):
                 if isinstance(made, Tensor):
                     assert made.dtype != torch.float64, f"{func} makes a float64"
-                    self.there[made] = True
+                    self.put(made)
         return result
 
 

@@ -19,6 +19,7 @@ from eigenscope.estimators.lapack import small_eigenpairs
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.products import Products
 from eigenscope.estimators.recurrences import Recurrences
+from eigenscope.precision import wide_lengths
 from eigenscope.progress import progress
 from eigenscope.store import Run
 
@@ -83,7 +84,7 @@ def apply_function(
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be positive and finite; got {tolerance}.")
     rows = vectors.reshape(products.dim, -1).T.to(products.device, products.dtype)
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    lengths = wide_lengths(rows, keepdim=True)
     lengths = lengths.to(rows)
     if not bool((lengths > 0).all()):
         raise ValueError("vectors must not be zero; f(A) 0 is 0. Leave them out.")

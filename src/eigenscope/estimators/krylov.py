@@ -13,6 +13,7 @@ from eigenscope.estimators.lapack import small_eigenpairs
 from eigenscope.estimators.long_vectors import inner_products, orthonormal_rows
 from eigenscope.estimators.probes import draw_probes
 from eigenscope.estimators.products import Products, require_symmetric_part
+from eigenscope.precision import wide_lengths
 
 _SLACK: Final = 20.0  # roundings of a product: what is below is no new direction
 
@@ -113,7 +114,7 @@ class KrylovSpace:
         block, old = self._next, self.size
         images = self._products(block)
         # Squares of float32 numbers leave its range long before the numbers do.
-        lengths = torch.linalg.vector_norm(images, dim=1, dtype=torch.float64)
+        lengths = wide_lengths(images)
         self.norm = max(self.norm, float(lengths.max()))
         self._basis.append(block[None])
         taken = self._basis.remove(images[None])[0].cpu().numpy()

@@ -16,6 +16,7 @@ from eigenscope.estimators.krylov import KrylovSpace, Ritz
 from eigenscope.estimators.order import Which, best_first
 from eigenscope.estimators.probes import draw_probes
 from eigenscope.estimators.products import Products
+from eigenscope.precision import wide_lengths, widened
 from eigenscope.progress import progress
 
 _MISSED: Final = 10.0  # growth, over √D, of a missed eigenvector before it is ruled out
@@ -135,15 +136,15 @@ class Search:
         """
         products = self._products
         if self._start is not None:
-            wide = self._start.detach().to(products.device, torch.float64)
+            wide = widened(self._start.detach().to(products.device))
             left, lengths, _ = torch.linalg.svd(wide, full_matrices=False)
             rows = left[:, lengths > _INDEPENDENT * lengths[0]].T
             count = min(self._block_size, len(rows))
             mixing = draw_probes(
-                range(count), len(rows), seed=self._seed, device=products.device
+                range(count), len(rows), seed=self._seed, device=wide.device
             )
             mixed = (mixing @ rows) * (products.dim / max(1, len(rows))) ** 0.5
-            self._space.lead(mixed.to(products.dtype))
+            self._space.lead(mixed.to(products.dtype).to(products.device))
         if not self._space.num_next:
             self._space.draw(self._block_size)
 
@@ -243,7 +244,7 @@ class Search:
             images = self._products(given)
             values = torch.from_numpy(ritz.values[wanted]).to(vectors)
             gaps = images - values[:, None] * given
-            lengths = torch.linalg.vector_norm(gaps, dim=1, dtype=torch.float64)
+            lengths = wide_lengths(gaps)
             residuals = lengths.cpu().numpy()
             is_last = attempt == _POLISHES or self._products.count >= self._max_matvecs
             if is_last or bool((residuals <= self._tolerance * self._space.norm).all()):

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eigenscope.precision import wide_lengths, wide_sum, widened
+
 # Entries that are summed in the vectors' own dtype. A float32 sum that has come to 1
 # takes no more terms below 6e-8: |v|² of 28 million entries came out 0.3 % too small.
 _PIECE: Final = 2**14
@@ -45,7 +47,7 @@ def inner(
     Returns:
         One number a row.
     """
-    return (left.double() * right.double()).sum(1).cpu()
+    return (widened(left) * widened(right)).sum(1).cpu()
 
 
 def normalize(rows: Float[Tensor, "vector dim"]) -> None:
@@ -54,7 +56,7 @@ def normalize(rows: Float[Tensor, "vector dim"]) -> None:
     Args:
         rows: Changed in place.
     """
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    lengths = wide_lengths(rows, keepdim=True)
     rows /= lengths.to(rows)
 
 
@@ -104,7 +106,7 @@ def orthonormal_rows(
             target = result[:, place].unflatten(1, shape).permute(1, 2, 0)
             parts.append((target, found))
             triangles.append(triangle)
-    stacked = torch.cat([part.flatten(0, 1) for part in triangles]).double()
+    stacked = widened(torch.cat([part.flatten(0, 1) for part in triangles]))
     turns, final = torch.linalg.qr(stacked)
     start = 0
     for (target, found), triangle in zip(parts, triangles, strict=True):
@@ -121,11 +123,11 @@ def _pair(
     """The inner products of one group."""
     pieces, beyond = divmod(left.shape[1], _PIECE)
     whole = left.shape[1] - beyond
-    total = (left[:, whole:] @ right[:, whole:].T).double()
+    total = widened(left[:, whole:] @ right[:, whole:].T)
     if pieces:
         columns, others = (
             rows[:, :whole].unflatten(1, (pieces, _PIECE)) for rows in (left, right)
         )
         found = torch.bmm(columns.transpose(0, 1), others.permute(1, 2, 0))
-        total += found.sum(0, dtype=torch.float64)
+        total += wide_sum(found, 0)
     return total

@@ -11,6 +11,7 @@ from eigenscope.estimators.basis import Basis
 from eigenscope.estimators.lapack import small_eigenpairs
 from eigenscope.estimators.long_vectors import normalize, project_off
 from eigenscope.estimators.products import Products, require_symmetric_part
+from eigenscope.precision import wide_lengths
 
 _SLACK: Final = 20.0  # roundings of a product: what is below is no new direction
 
@@ -74,14 +75,14 @@ class Recurrences:
         images = torch.zeros_like(self._next)
         images[running] = self._products(self._next[running])
         # Squares of float32 numbers leave its range long before the numbers do.
-        lengths = torch.linalg.vector_norm(images, dim=1, dtype=torch.float64)
+        lengths = wide_lengths(images)
         self._norm = max(self._norm, float(lengths.max()))
         project_off(images, self._outer)
         self._basis.append(self._next[:, None])
         taken = self._basis.remove(images[:, None])[..., 0].cpu().numpy()
         self._require_symmetric(taken)
         project_off(images, self._outer)
-        left = torch.linalg.vector_norm(images, dim=1, dtype=torch.float64)
+        left = wide_lengths(images)
         rest = left.cpu().numpy()
         is_new = rest > _SLACK * self._products.epsilon * self._norm
         is_new &= self.num_steps + 1 < self._products.dim - len(self._outer)

@@ -13,6 +13,7 @@ from eigenscope.estimators.long_vectors import inner, orthonormal_rows
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import ProbeLaw
 from eigenscope.estimators.probing import MeanOfTerms, Probing
+from eigenscope.precision import widened
 from eigenscope.spectra import Estimate
 from eigenscope.store import Run
 
@@ -135,19 +136,19 @@ def _xtrace(work: Probing) -> tuple[float, float, int]:
     sketch = torch.cat([image for _, image in pairs])
     basis, triangle = orthonormal_rows(sketch)
     images = work.images("range", basis)
-    inside = basis.double() @ images.double().T  # H = QᵀAQ
+    inside = widened(basis) @ widened(images).T  # H = QᵀAQ
     sizes = torch.linalg.svdvals(triangle)
     if float(sizes[-1]) <= _RANK * work.products.epsilon * float(sizes[0]):
         # The sketch spans the whole range: nothing is left for a probe to see.
         return float(inside.trace()), 0.0, count
     left_out = torch.linalg.inv(triangle).T  # column i is normal to all but sketch i
     left_out /= torch.linalg.vector_norm(left_out, dim=0)
-    coefficients = basis.double() @ probes.double().T  # column i is Qᵀv_i
+    coefficients = widened(basis) @ widened(probes).T  # column i is Qᵀv_i
     along = (left_out * coefficients).sum(0)
     # v_i less its part in the range of the other vectors' sketch, and its image.
     taken = coefficients - left_out * along
-    rest = probes.double() - taken.T @ basis.double()
-    rest_images = sketch.double() - taken.T @ images.double()
+    rest = widened(probes) - taken.T @ widened(basis)
+    rest_images = widened(sketch) - taken.T @ widened(images)
     dim = work.products.dim
     # Given the other probes, the rest is uniform on a sphere: its length is known.
     scale = (dim - count + 1) / (rest * rest).sum(1)

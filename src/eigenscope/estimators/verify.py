@@ -20,6 +20,7 @@ from eigenscope.operators import (
     StoredGram,
     SymmetricOperator,
 )
+from eigenscope.precision import widened
 from eigenscope.problem import Problem
 from eigenscope.problem.model import state_digest
 
@@ -319,7 +320,7 @@ class _Inspection:
 
 
 def _size(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x.double()))
+    return float(torch.linalg.vector_norm(widened(x)))
 
 
 def _relative(gap: float, scale: float) -> float:
