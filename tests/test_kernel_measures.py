@@ -251,3 +251,18 @@ def test_too_few_projections_are_refused():
     model, inputs = zoo.build("vgg")
     with pytest.raises(ValueError, match="num_projections must be at least 2"):
         es.projected_ntk(model, inputs, num_projections=1)
+
+
+@pytest.mark.message
+@pytest.mark.parametrize(
+    "measure", [es.condition_number, lambda K: es.kernel_alignment(torch.eye(2), K)]
+)
+def test_kernels_that_are_not_finite_are_refused(measure):
+    with pytest.raises(ValueError, match="must be finite; it holds NaN or infinity"):
+        measure(torch.tensor([[1.0, float("nan")], [0.0, 1.0]]))
+
+
+@pytest.mark.message
+def test_projections_need_parameters():
+    with pytest.raises(ValueError, match="a tangent kernel needs parameters"):
+        es.projected_ntk(nn.ReLU(), torch.eye(2))

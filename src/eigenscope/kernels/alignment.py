@@ -46,7 +46,7 @@ def condition_number(kernel: Float[Tensor, "..."]) -> ConditionNumber:
         The number with the two eigenvalues and what is rounding.
 
     Raises:
-        ValueError: If the kernel is no square matrix.
+        ValueError: If the kernel is no square matrix or not finite.
 
     Cost:
         About 4/3 D³ operations.
@@ -84,7 +84,8 @@ def kernel_alignment(
         A number between -1 and 1, at least 0 for positive semi-definite kernels.
 
     Raises:
-        ValueError: If the shapes differ or are no kernels', or a kernel is zero.
+        ValueError: If the shapes differ or are no kernels', or a kernel is zero or not
+            finite.
 
     References:
         Cristianini, Shawe-Taylor, Elisseeff, Kandola (2001), NIPS 14; centered: Cortes,
@@ -160,7 +161,13 @@ def _as_matrix(kernel: Tensor, name: str) -> Float[Tensor, "row row"]:
             kernel = kernel.transpose(1, 2).reshape(n * k, n * k)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not len(kernel):
         raise ValueError(_MATRIX.format(name, tuple(kernel.shape)))
-    return widened(kernel.detach())
+    matrix = widened(kernel.detach())
+    if not bool(matrix.isfinite().all()):
+        raise ValueError(
+            f"{name} must be finite; it holds NaN or infinity. Look for samples whose "
+            "kernel overflows, or compute it in float64."
+        )
+    return matrix
 
 
 def _centered(matrix: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from eigenscope._types import OutputSpec
 from eigenscope.budget import resolve, rows_within
 from eigenscope.jacobian import ParameterEngine
+from eigenscope.kernels.engine import require_parameters
 from eigenscope.kernels.tangent import NTKOutputs, problems
 from eigenscope.problem import Problem
 
@@ -87,6 +88,7 @@ def projected_ntk(
             f"num_projections must be at least 2, for an error; got {num_projections}."
         )
     first, second = problems(model, x1, x2, output, outputs, params)
+    require_parameters(first)
     generator = generator or torch.Generator(first.device).manual_seed(0)
     groups = _groups(first, num_projections, resolve(memory))
     engines = [ParameterEngine(p) for p in (first, second) if p is not None]
