@@ -141,10 +141,11 @@ def writable_empty(
 def large_empty(
     shape: Sequence[int], *, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return memory for a large result, in pages that are quick to touch first.
+    """Return memory for a large result, in huge pages where there are any.
 
-    On Linux NumPy asks for huge pages, and touching new memory, which can take longer
-    than computing what is written there, takes half the time.
+    On Linux NumPy asks for them, and touching new memory, which can take longer than
+    computing what is written there, can take half the time. Among many smaller
+    tensors that come and go it can also take longer: measure.
 
     Args:
         shape: Entries along each axis.
