@@ -185,3 +185,23 @@ def test_a_reentrant_checkpoint_is_refused():
     operator = es.Hessian(es.Problem(model, data, loss=nn.CrossEntropyLoss()))
     with pytest.raises(ValueError, match="use_reentrant=False"):
         _ = operator @ torch.ones(operator.shape[0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", [es.GaussNewton, es.Fisher])
+def test_derivatives_infinite_for_every_sample_are_not_taken_for_mixing(kind):
+    class Root(nn.Linear):
+        def forward(self, input):  # noqa: A002 - as torch calls it
+            return super().forward(input).abs().sqrt()
+
+    model = Root(2, 2, bias=False).double()
+    data = (torch.zeros(5, 2).double(), torch.tensor([0, 1, 1, 0, 1]))
+    operator = kind(es.Problem(model, data, loss=nn.CrossEntropyLoss()))
+    for use in (operator.diagonal, operator.dense):
+        with pytest.raises(ValueError, match=r"sample 0 by 'weight' holds NaN or inf"):
+            use()
+
+
+@pytest.mark.parametrize("kind", [es.Hessian, es.GaussNewton, es.Fisher])
+def test_a_model_in_the_place_of_a_problem_is_refused(kind):
+    with pytest.raises(TypeError, match=r"made of an es\.Problem; got Linear\. Pass"):
+        kind(nn.Linear(2, 2))

@@ -51,6 +51,14 @@ def risk(loss: Any, targets: Any = Y, model: nn.Module | None = None) -> Risk:
             r"pos_weight of binary .* output, \(3,\), or broadcast to it; got.*\(4,\)",
         ),
         (
+            nn.NLLLoss(weight=torch.ones(2)),
+            Y,
+            r"NLLLoss must take outputs of shape \(2, 3\) .* weight tensor ",
+        ),
+        (nn.NLLLoss(), Y + 2, r"from sample 0 on PyTorch says: .*3 is out of bounds"),
+        (nn.HuberLoss(), Y[:, None, None] + X[0, :2], r"of shape \(2, 1, 2\); for"),
+        (nn.GaussianNLLLoss(), X[:, :3], r"'var'\. .*a callable of \(raw output, t"),
+        (
             nn.CrossEntropyLoss(reduction="none"),
             Y,
             "has reduction='none'",

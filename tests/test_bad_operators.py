@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import zoo
@@ -145,3 +146,22 @@ def test_an_engine_that_cannot_be_set_up_again_is_refused():
     )
     with pytest.raises(ValueError, match=r"cannot be set up again.*Start a new run"):
         InputJacobianEngine(es.Problem(LINEAR, X), settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (np.log, "function must be finite on the whole spectrum; it is nan at -1"),
+        (lambda v: v[..., :1], r"one number for each eigenvalue; .* it gave .*1,?\)"),
+        (lambda _: 2.0, r"one number for each eigenvalue; .* it gave \(\)\. Write it"),
+    ],
+)
+def test_a_function_that_a_spectrum_has_no_values_of_is_refused(function, message):
+    matrix = np.diag([-1.0, 2.0, 3.0])
+    uses = (
+        lambda: es.spectral_sum(matrix, function),
+        lambda: es.apply_function(matrix, function, torch.ones(3).double()),
+    )
+    for use in uses:
+        with pytest.raises(ValueError, match=message):
+            use()

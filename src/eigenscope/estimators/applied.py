@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eigenscope._types import JsonValue
 from eigenscope.budget import resolve
-from eigenscope.estimators.functions import Function
+from eigenscope.estimators.functions import Function, finite_values
 from eigenscope.estimators.interruption import Interrupted
 from eigenscope.estimators.kept import KeptImages
 from eigenscope.estimators.lapack import small_eigenpairs
@@ -199,5 +199,5 @@ def _first_columns(
         values,
         np.take_along_axis(values, np.argmax(np.abs(first), 1)[:, None], 1),
     )
-    images = np.where(counted, function(filled), 0.0)
+    images = np.where(counted, finite_values(function, filled), 0.0)
     return np.einsum("pij,pj,pj->pi", turns, images, first)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -65,20 +66,40 @@ def spectral_sum(
 
 def _finite_sum(found: Spectrum, function: Function) -> Estimate:
     """Σ f(λ) if f is finite everywhere."""
+    return found.sum(partial(finite_values, function))
 
-    def checked(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        with np.errstate(all="ignore"):
-            result = np.asarray(function(values), dtype=np.float64)
-        broken = ~np.isfinite(result)
-        if bool(broken.any()):
-            raise ValueError(
-                "the function must be finite on the whole spectrum; it is "
-                f"{result[broken][0]} at {values[broken][0]:.6g}. Shift the operator, "
-                "or choose a function that is defined there."
-            )
-        return result
 
-    return found.sum(checked)
+def finite_values(
+    function: Function, values: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """Return f(λ) of each value.
+
+    Args:
+        function: f, of NumPy arrays.
+        values: Eigenvalues, or their approximations.
+
+    Returns:
+        Numbers of the same shape, all finite.
+
+    Raises:
+        ValueError: If f does not act on each value, or is not finite at one.
+    """
+    with np.errstate(all="ignore"):
+        result = np.asarray(function(values), dtype=np.float64)
+    if result.shape != values.shape:
+        raise ValueError(
+            "the function must give one number for each eigenvalue; for an array of "
+            f"shape {values.shape} it gave {result.shape}. Write it with functions of "
+            "NumPy that act on every entry, such as np.exp."
+        )
+    broken = ~np.isfinite(result)
+    if bool(broken.any()):
+        raise ValueError(
+            "the function must be finite on the whole spectrum; it is "
+            f"{result[broken][0]} at {values[broken][0]:.6g}. Shift the operator, "
+            "or choose a function that is defined there."
+        )
+    return result
 
 
 def _from_spectrum(

@@ -93,11 +93,14 @@ def require_unmixed_samples(
 
 
 def _reaches_others(products: Sequence[Tensor | None], sample: int) -> bool:
-    """Return whether a derivative by the inputs of another sample is not zero."""
+    """Return whether a derivative by the inputs of another sample is not zero.
+
+    What is not finite says nothing: an infinite derivative times zero is NaN.
+    """
     for product in products:
         if product is not None:
             others = product.clone()
             others[sample] = 0
-            if bool(others.any()):
+            if bool((others.isfinite() & (others != 0)).any()):
                 return True
     return False

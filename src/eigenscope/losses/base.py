@@ -13,8 +13,8 @@ Loss = Callable[[Any, Any], Any]
 FisherKind = Literal["true", "empirical", "sampled"]
 
 
-class RiskLoss(ABC):
-    """A loss whose risk over a data set is Σ numerators / Σ denominators.
+class LossParts(ABC):
+    """Numerators and denominators that add up over samples.
 
     Attributes:
         name: The loss as messages call it.
@@ -43,6 +43,10 @@ class RiskLoss(ABC):
     def require_additive(self, raw: Tensor, targets: Any, start: int) -> None:
         """Raise unless numerators and denominators add up over parts of a batch."""
         del raw, targets, start
+
+
+class RiskLoss(LossParts):
+    """A loss whose risk over a data set is Σ numerators / Σ denominators."""
 
     @abstractmethod
     def curvature(self, raw: Tensor, targets: Any) -> OutputMatrix:

@@ -1,7 +1,6 @@
 """Numerators and denominators of losses that we know no closed form of."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
@@ -13,40 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from eigenscope.losses.base import Loss
+from eigenscope.losses.base import Loss, LossParts
 from eigenscope.precision import wide_sum
 from eigenscope.problem.batch import take
 
 Form = Literal["mean", "sum", "pair"]
 Unreduced = Callable[[Any, Any], Tensor]
-
-
-class LossParts(ABC):
-    """Numerator, denominator and per-sample terms of a loss.
-
-    Attributes:
-        name: The loss as messages call it.
-        is_mean: Whether the risk is divided by the sum of the denominators.
-    """
-
-    name: str
-    is_mean: bool
-
-    @abstractmethod
-    def numerator(self, raw: Tensor, targets: Any) -> Float[Tensor, ""]:
-        """Return the numerator of some samples."""
-
-    @abstractmethod
-    def denominator(self, raw: Tensor, targets: Any) -> float:
-        """Return the denominator of some samples."""
-
-    @abstractmethod
-    def per_sample(self, raw: Tensor, targets: Any) -> Float[Tensor, " sample"]:
-        """Return every sample's own part of the numerator."""
-
-    @abstractmethod
-    def require_additive(self, raw: Tensor, targets: Any, start: int) -> None:
-        """Raise unless both add up over parts of a batch to what the loss gives."""
 
 
 @final
@@ -95,6 +66,23 @@ class TorchParts(LossParts):
                 "is a sum over samples."
             )
         return terms.reshape(len(raw), -1).sum(1)
+
+    @override
+    def require_valid(self, raw: Tensor, targets: Any, start: int) -> None:
+        try:
+            self._unreduced(raw, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            given = type(targets).__name__
+            if isinstance(targets, Tensor):
+                given = f"{targets.dtype} of shape {tuple(targets.shape)}"
+            raise ValueError(
+                f"{self.name} must take outputs of shape {tuple(raw.shape)} with "
+                f"targets {given}; for the batch from sample {start} on PyTorch says: "
+                f"{error}. Look at the targets, at the weights of the loss and at the "
+                "number of outputs, or pass a callable of (raw output, targets)."
+            ) from error
 
     @override
     def require_additive(self, raw: Tensor, targets: Any, start: int) -> None:
@@ -147,6 +135,10 @@ class CallableParts(LossParts):
             for i in range(len(raw))
         ]
         return torch.stack([total for total, _ in parts])
+
+    @override
+    def require_valid(self, raw: Tensor, targets: Any, start: int) -> None:
+        """Nothing is known of what targets must be."""
 
     @override
     def require_additive(self, raw: Tensor, targets: Any, start: int) -> None:

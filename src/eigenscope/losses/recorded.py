@@ -8,10 +8,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope.autodiff import gradient_of, second_derivative
-from eigenscope.losses.base import FisherKind, RiskLoss
+from eigenscope.losses.base import FisherKind, LossParts, RiskLoss
 from eigenscope.losses.elementwise import gradient_directions
 from eigenscope.losses.output_matrix import OutputMatrix, Recorded
-from eigenscope.losses.parts import LossParts
 
 
 @final
@@ -41,7 +40,7 @@ class RecordedLoss(RiskLoss):
 
     @override
     def require_valid(self, raw: Tensor, targets: Any, start: int) -> None:
-        """Nothing is known of what targets must be."""
+        self._parts.require_valid(raw, targets, start)
 
     @override
     def require_additive(self, raw: Tensor, targets: Any, start: int) -> None:

@@ -3,7 +3,7 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar, final
+from typing import TypeVar, cast, final
 
 import torch
 from jaxtyping import Float
@@ -142,8 +142,14 @@ def require_parameters(problem: Problem, memory: str | int | None) -> None:
         memory: A budget, or None.
 
     Raises:
+        TypeError: If it is no problem at all.
         ValueError: If there are none, or it is not a size.
     """
+    if not isinstance(cast("object", problem), Problem):
+        raise TypeError(
+            f"a curvature matrix is made of an es.Problem; got {type(problem).__name__}"
+            ". Pass es.Problem(model, data, loss=...)."
+        )
     if memory is not None:
         resolve(memory)
     if not problem.params:
