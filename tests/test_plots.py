@@ -13,7 +13,7 @@ from plot_cases import ROUNDING, axes, curve, fits_of, heavy, histogram_of, lege
 import eigenscope as es
 from eigenscope.analysis import fit_power_law
 from eigenscope.plots import plot_density, plot_diagonal, plot_tail
-from eigenscope.plots.curvature import plot_log_density
+from eigenscope.plots.curvature import plot_log_density, plot_moduli
 from eigenscope.plots.kernels import kernel_figure
 from eigenscope.spectra import Spectrum
 
@@ -235,3 +235,18 @@ def test_long_class_names_stay_inside_the_picture_of_a_kernel():
     (ax, _) = figure.axes
     labels = [label.get_window_extent() for label in ax.get_yticklabels()]
     assert min(box.x0 for box in labels) >= 0
+
+
+@pytest.mark.parametrize("values", [np.linspace(0.07, 0.12, 9), np.geomspace(1, 1e-7)])
+def test_a_legend_covers_no_eigenvalue_by_rank_and_no_noise_floor(values):
+    ax = axes()
+    spectrum = es.spectrum(np.diag(np.concatenate([values, np.zeros(3)])))
+    plot_moduli(ax, spectrum, quantity="λ")
+    FigureCanvasAgg(ax.get_figure(root=True)).draw()
+    legend = ax.get_legend()
+    assert legend is not None
+    covered = legend.get_window_extent()
+    points = [line.get_transform().transform(line.get_xydata()) for line in ax.lines]
+    assert not any(covered.contains(x, y) for x, y in np.concatenate(points))
+    floor = points[-1][0, 1]
+    assert not covered.y0 <= floor <= covered.y1

@@ -57,7 +57,7 @@ def plot_moduli(ax: Axes, spectrum: Spectrum, *, quantity: str) -> Axes:
     if floor > 0 and drawn:
         ax.axhline(floor, color=INK, ls=":", lw=1.0, label="noise floor")
     if drawn:
-        write_legend(ax, loc="upper right")
+        write_legend(ax, loc="center left")
     return ax
 
 

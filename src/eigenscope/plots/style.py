@@ -123,7 +123,9 @@ def write_note(ax: Axes, text: str) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def write_legend(ax: Axes, *, loc: Literal["upper right", "lower left"]) -> None:
+def write_legend(
+    ax: Axes, *, loc: Literal["upper right", "lower left", "center left"]
+) -> None:
     """Draw the legend, with names taken literally; a long one below the axes.
 
     Args:
