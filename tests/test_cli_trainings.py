@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from cli_cases import as_json, enter_folder, factory, failed, mine
+from plot_cases import legend_of
 
 import eigenscope as es
+from eigenscope.plots import save_figure
 
 TINY = """
 [model]
@@ -92,7 +94,12 @@ def test_runs_of_other_kinds_are_not_compared_with_trainings(capsys):
     assert "other is a run of the verb hessian with 0 recordings" in message
 
 
-def test_weights_are_those_of_the_network_with_their_tails(capsys):
+def test_weights_are_those_of_the_network_with_their_tails(capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "eigenscope.cli.weights.save_figure",
+        lambda figure, path: (drawn.append(figure), save_figure(figure, path)),
+    )
     words = ["--model", factory("net"), "--data", factory("pairs")]
     found = as_json(capsys, "weights", *words, "--params", "*.weight")
     expected = es.weight_spectra(mine().net())
@@ -105,3 +112,7 @@ def test_weights_are_those_of_the_network_with_their_tails(capsys):
         saved = es.Spectrum.load(Path("weights") / f"spectrum_{number:03d}.npz")
         np.testing.assert_array_equal(saved.values, expected[name].values)
     assert Path("weights/weights.png").stat().st_size > 5000
+    legend = legend_of(drawn[0].axes[1])
+    for row, text in zip(found["weights"], legend, strict=True):
+        alpha = row["alpha"]
+        assert ("no power law" if alpha is None else f"α = {alpha:.2f}") in text

@@ -10,10 +10,9 @@ from eigenscope.cli.options import ProblemOptions, WeightsOptions
 from eigenscope.cli.problems import problem_of
 from eigenscope.cli.tables import terminal_table
 from eigenscope.estimators import weight_spectra
-from eigenscope.plots import save_figure
-from eigenscope.plots.trainings import overlay_figure
+from eigenscope.plots import comparison_figure, save_figure
 from eigenscope.report.matching import require_no_run
-from eigenscope.report.trainings import WEIGHT_KEYS, weight_row
+from eigenscope.report.trainings import WEIGHT_KEYS, tail_fits, weight_row
 from eigenscope.store import write_atomically
 
 
@@ -23,15 +22,20 @@ def run_weights(options: WeightsOptions) -> None:
     spectra = weight_spectra(
         network_of(options), params=options.params, kernels=options.kernels
     )
-    rows = [weight_row(name, found, options.xmin) for name, found in spectra.items()]
+    fits = tail_fits(spectra, options.xmin)
+    rows = [
+        weight_row(name, found, fits[name].get(options.xmin))
+        for name, found in spectra.items()
+    ]
     options.out.mkdir(parents=True, exist_ok=True)
     for number, found in enumerate(spectra.values()):
         found.save(options.out / f"spectrum_{number:03d}.npz")
     text = io.StringIO()
     csv.writer(text).writerows([WEIGHT_KEYS, *rows])
     write_atomically(options.out / "weights.csv", text.getvalue())
-    figure = overlay_figure(
-        spectra, title=f"Weights of {options.model}", quantity="eigenvalue σ² of W Wᵀ"
+    title = f"Weights of {options.model}"
+    figure = comparison_figure(
+        spectra, fits, title=title, quantity="eigenvalue σ² of W Wᵀ"
     )
     save_figure(figure, options.out / "weights.png")
     if options.json:

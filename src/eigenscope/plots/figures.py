@@ -143,13 +143,15 @@ def comparison_figure(
     fits: Mapping[str, Mapping[str, PowerLaw]],
     *,
     title: str,
+    quantity: str = EIGENVALUE,
 ) -> Figure:
-    """Overlay the densities and the tails of several runs.
+    """Overlay the densities and the tails of several runs, or of other matrices.
 
     Args:
         spectra: By the run's label.
         fits: The tail fits of each, by rule; "scan", or else the first, is drawn.
         title: Of the figure.
+        quantity: Label of the axes of λ.
 
     Returns:
         The figure, of two panels.
@@ -160,7 +162,7 @@ def comparison_figure(
     height = 4.6 + (0.2 * len(spectra) if len(spectra) > 4 else 0.0)
     with new_figure(title, width=11.0, height=height) as figure:
         left, right = figure.subplots(1, 2)
-        _draw_pair(left, right, spectra, fits)
+        _draw_pair(left, right, spectra, fits, quantity)
     return figure
 
 
@@ -204,10 +206,12 @@ def _draw_pair(
     right: Axes,
     spectra: Mapping[str, Spectrum],
     fits: Mapping[str, Mapping[str, PowerLaw]],
+    quantity: str = EIGENVALUE,
 ) -> None:
-    plot_density(left, spectra)
+    plot_density(left, spectra, quantity=quantity)
     main = {label: _main_fit(fits.get(label, {})) for label in spectra}
-    plot_tail(right, spectra, {k: {fit.rule: fit} for k, fit in main.items() if fit})
+    drawn = {label: {fit.rule: fit} for label, fit in main.items() if fit}
+    plot_tail(right, spectra, drawn, quantity=quantity)
     left.set_title("Density")
     right.set_title("Tail")
 

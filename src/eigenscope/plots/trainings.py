@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,13 +12,11 @@ from matplotlib.ticker import MaxNLocator
 
 from eigenscope.plots.densities import plot_density
 from eigenscope.plots.style import (
-    EIGENVALUE,
     height_below,
     looks,
     new_figure,
     write_legend_below,
 )
-from eigenscope.plots.tails import plot_tail
 from eigenscope.spectra import Spectrum
 
 _COLUMNS: Final = 3
@@ -98,30 +96,6 @@ def evolution_figure(
             ax.set_title(label, parse_math=False)
         lows, highs = zip(*limits, strict=True)
         grid[0].set_xlim(min(lows), max(highs))
-    return figure
-
-
-def overlay_figure(
-    spectra: Mapping[str, Spectrum], *, title: str, quantity: str = EIGENVALUE
-) -> Figure:
-    """Overlay densities and tails of spectra by label.
-
-    Args:
-        spectra: By label.
-        title: Of the figure.
-        quantity: Label of the axes of λ.
-
-    Returns:
-        The figure, of two panels.
-    """
-    height = 4.6 + (0.2 * len(spectra) if len(spectra) > 4 else 0.0)
-    no_fits: dict[str, Any] = {}
-    with new_figure(title, width=11.0, height=height) as figure:
-        left, right = figure.subplots(1, 2)
-        plot_density(left, spectra, quantity=quantity)
-        plot_tail(right, spectra, no_fits, quantity=quantity)
-        left.set_title("Density")
-        right.set_title("Tail")
     return figure
 
 

@@ -2,18 +2,17 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
-from eigenscope.analysis import fit_power_law
+from eigenscope.analysis import PowerLaw, fit_power_law
 from eigenscope.experiments.matching import inner_runs, run_folders, run_labels
-from eigenscope.plots import save_figure
+from eigenscope.plots import comparison_figure, save_figure
 from eigenscope.plots.trainings import (
     Points,
     evolution_figure,
-    overlay_figure,
     panels_figure,
 )
 from eigenscope.report.matching import require_no_run
@@ -155,7 +154,7 @@ def write_trainings(trainings: Sequence[Training], out: Path) -> list[Path]:
         "series.csv": [("run", "epoch", "quantity", "value"), *_series(trainings)],
     }
     weights = [
-        (one.label, epoch, *weight_row(name.removeprefix(_WEIGHTS), found, "scan"))
+        (one.label, epoch, *weight_row(name.removeprefix(_WEIGHTS), found, _fit(found)))
         for one in trainings
         for name in one.history.names
         if name.startswith(_WEIGHTS)
@@ -175,18 +174,33 @@ def write_trainings(trainings: Sequence[Training], out: Path) -> list[Path]:
     return written
 
 
-def weight_row(name: str, found: Spectrum, rule: XminRule) -> Sequence[object]:
+def tail_fits(
+    spectra: Mapping[str, Spectrum], rule: XminRule = "scan"
+) -> dict[str, dict[str, PowerLaw]]:
+    """Fit a power law to each of some spectra.
+
+    Args:
+        spectra: By label.
+        rule: Where the tails start.
+
+    Returns:
+        By label: the fit by the rule, or nothing where there is no tail.
+    """
+    fits = {label: _fit(found, rule) for label, found in spectra.items()}
+    return {label: {rule: fit} if fit else {} for label, fit in fits.items()}
+
+
+def weight_row(name: str, found: Spectrum, fit: PowerLaw | None) -> Sequence[object]:
     """Return the numbers of one weight's spectrum, as `WEIGHT_KEYS` names them.
 
     Args:
         name: Of the weight.
         found: Its spectrum.
-        rule: Where its tail starts.
+        fit: Of its tail, if it has one.
 
     Returns:
-        The row; without a fit where there is no tail.
+        The row; without numbers of a fit where there is none.
     """
-    fit = _fit(found, rule)
     tail: tuple[object, ...] = (None,) * 5
     if fit is not None:
         tail = (fit.alpha, fit.alpha_stderr, fit.xmin, fit.ks_distance, fit.num_tail)
@@ -204,7 +218,9 @@ def _figures(trainings: Sequence[Training]) -> dict[str, Any]:
     if spectra:
         last = {label: found[max(found)] for label, found in spectra.items()}
         title = "Jacobian spectra at the last recording"
-        figures["jacobian_spectra.png"] = overlay_figure(last, title=title)
+        figures["jacobian_spectra.png"] = comparison_figure(
+            last, tail_fits(last), title=title
+        )
     if any(len(found) > 1 for found in spectra.values()):
         title = "Jacobian spectra through training"
         figures["jacobian_evolution.png"] = evolution_figure(spectra, title=title)
@@ -223,7 +239,9 @@ def _figures(trainings: Sequence[Training]) -> dict[str, Any]:
         }
         if last:
             title = f"{one.label}: Jacobian spectra class by class"
-            figures[f"{number:02d}_classes.png"] = overlay_figure(last, title=title)
+            figures[f"{number:02d}_classes.png"] = comparison_figure(
+                last, tail_fits(last), title=title
+            )
     return figures
 
 
@@ -317,7 +335,7 @@ def _alpha(found: Spectrum) -> float | None:
     return None if fit is None else fit.alpha
 
 
-def _fit(found: Spectrum, rule: XminRule = "scan") -> Any:
+def _fit(found: Spectrum, rule: XminRule = "scan") -> PowerLaw | None:
     try:
         return fit_power_law(found, xmin=rule)
     except ValueError:  # no tail above the noise floor
