@@ -160,7 +160,7 @@ def test_entries_that_overflow_are_refused():
     operator = es.GaussNewton(es.Problem(model, data, loss=nn.MSELoss()))
     for use in (operator.diagonal, operator.dense):
         with pytest.raises(
-            ValueError, match=r"must be finite; number 0 overflows torch"
+            ValueError, match=r"must be finite; number 0 holds .* overflow torch"
         ):
             use()
 

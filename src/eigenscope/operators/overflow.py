@@ -24,9 +24,12 @@ def require_no_overflow(
         return found
     bad = (~found.isfinite()).reshape(len(found), -1).any(1)
     if bool(bad.any()):
-        row = first + int(bad.nonzero()[0, 0])
+        place = int(bad.nonzero()[0, 0])
+        entries = found[place].flatten()
+        value = float(entries[~entries.isfinite()][0])
         raise ValueError(
-            f"{what} must be finite; number {row} overflows {found.dtype}. Look at the "
-            "scale of the samples and of the weights, or compute in float64."
+            f"{what} must be finite; number {first + place} holds {value}: a factor "
+            f"does, or its products overflow {found.dtype}. Look at the scale of the "
+            "samples and of the weights, or compute in float64."
         )
     return found
