@@ -10,6 +10,7 @@ from eigenscope.autodiff import cotangents, pull_back
 from eigenscope.jacobian.capture import Call, capturing
 from eigenscope.jacobian.coverage import Served, serve
 from eigenscope.jacobian.generic import Head
+from eigenscope.jacobian.graph_trace import trace_graph
 from eigenscope.jacobian.layout import Layout
 from eigenscope.jacobian.rules import PerSample, Plain, Use
 from eigenscope.jacobian.sample_axes import SampleAxes
@@ -68,7 +69,7 @@ class ChunkPass:
         self._create_graph = create_graph
         self.raw = forward.raw
         self.outputs = forward.outputs
-        served, layouts = self._settle(forward.calls, axes, forward.size)
+        served, layouts = self._settle(forward.calls, axes)
         self.by_autograd = served.by_autograd
         self._served = served
         names = {id(p): name for name, p in problem.params.items()}
@@ -79,17 +80,18 @@ class ChunkPass:
         ]
 
     def _settle(
-        self, calls: Sequence[Call], axes: SampleAxes, size: int
+        self, calls: Sequence[Call], axes: SampleAxes
     ) -> tuple[Served, dict[int, Layout]]:
         """Return what the rules serve, with layouts that hold for these samples."""
-        layouts = axes.known(calls, size)
+        trace = trace_graph(self.raw)
+        layouts = axes.known(trace, calls)
         if layouts:
             served, placed = self._serve(calls, layouts)
             if not served.rows_may_move:
                 return served, placed
         else:
             self._serve([], [])  # before any backward pass: nothing may be hidden
-        return self._serve(calls, axes.prove(self.outputs, calls, size))
+        return self._serve(calls, axes.prove(self.outputs, trace, calls))
 
     def _serve(
         self, calls: Sequence[Call], layouts: Sequence[Layout | None]

@@ -11,6 +11,7 @@ from eigenscope.autodiff import cotangents
 from eigenscope.jacobian.chunk import ChunkPass, Forward
 from eigenscope.jacobian.coverage import require_visible_parameters
 from eigenscope.jacobian.generic import Head, by_vmap
+from eigenscope.jacobian.graph_trace import trace_graph
 from eigenscope.jacobian.mixing import require_unmixed_samples, with_leaves
 from eigenscope.jacobian.rules import PerSample
 from eigenscope.jacobian.sample_axes import SampleAxes
@@ -83,7 +84,8 @@ def prove(
     forward = Forward(problem, mixed, leafed)
     alone = _Alone(problem, forward, leaves)
     require_unmixed_samples(problem, probe, forward.raw, alone.by_inputs)
-    axes.prove_one_by_one(forward.outputs, forward.calls, alone.by_calls)
+    trace = trace_graph(forward.raw)
+    axes.prove_one_by_one(forward.outputs, trace, forward.calls, alone.by_calls)
     chunk = ChunkPass(problem, forward, axes)
     expected = alone.by_params
     proof = Proof(sample_bytes=chunk.cotangent_bytes() // probe.size)

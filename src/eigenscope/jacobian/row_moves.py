@@ -46,7 +46,7 @@ def may_move_rows(node: Node, num_samples: int) -> bool:
         return left is None or right is not None
     if name.startswith("Bmm"):
         has_constant = any(child is None for child, _ in node.next_functions)
-        return has_constant or _output_shapes(node)[0][0] == 1
+        return has_constant or output_shapes(node)[0][0] == 1
     return False
 
 
@@ -55,11 +55,18 @@ def _cuts_axis_0(node: Node, num_samples: int) -> bool:
     if getattr(node, "_saved_dim", 0) != 0:
         return False
     sizes = getattr(node, "_saved_self_sym_sizes", None)
-    length = len(_output_shapes(node)) if sizes is None else int(sizes[0])
+    length = len(output_shapes(node)) if sizes is None else int(sizes[0])
     return length % num_samples == 0
 
 
-def _output_shapes(node: Node) -> list[tuple[int, ...]]:
-    """Return the shapes of what the operation returned."""
+def output_shapes(node: Node) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of what a recorded operation returned.
+
+    Args:
+        node: The operation.
+
+    Returns:
+        One shape for each of its outputs.
+    """
     recorded: list[Any] = getattr(node, "_input_metadata")  # noqa: B009 - not in stubs
-    return [tuple(entry.shape) for entry in recorded]
+    return tuple(tuple(entry.shape) for entry in recorded)

@@ -8,7 +8,11 @@ from torch import Tensor
 
 from eigenscope.autodiff import cotangents
 from eigenscope.jacobian.capture import Call
+from eigenscope.jacobian.graph_trace import GraphTrace
 from eigenscope.jacobian.layout import Layout, candidate_layouts, codes, obeys
+
+_Layouts = list[Layout | None]
+_REMEMBERED = 8
 
 
 @final
@@ -19,33 +23,41 @@ class SampleAxes:
     Scaling the latter by a power of two per sample scales every row of the former by
     the power of the sample that it belongs to, without rounding, or else the call does
     not keep the samples apart. One more backward pass so finds and proves the layouts
-    of all calls.
+    of all calls. They hold for other batches whose graph does the same; a network that
+    arranges rows otherwise, as by the number of samples, has another graph and is
+    proven anew.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], list[Layout | None]] = {}
-        self._open: set[tuple[object, ...]] = set()
+        self._known: dict[tuple[object, ...], list[tuple[GraphTrace, _Layouts]]] = {}
 
-    def known(self, calls: Sequence[Call], num_samples: int) -> list[Layout | None]:
-        """Return the layouts proven before; empty if there are none for such calls."""
-        signature = _signature(calls)
-        if signature in self._open:
-            return []
-        layouts = self._known.get(signature, [])
-        for call, layout in zip(calls, layouts, strict=False):
-            if layout is not None and not layout.fits(call.output_shape, num_samples):
-                return []
-        return layouts
+    def known(self, trace: GraphTrace, calls: Sequence[Call]) -> list[Layout | None]:
+        """Return the layouts proven before; empty if there are none for such a graph.
+
+        Args:
+            trace: Of the raw outputs.
+            calls: The calls of that pass.
+
+        Returns:
+            A layout for each call, or nothing.
+        """
+        for earlier, layouts in self._known.get(_signature(calls), []):
+            if earlier.matches(trace) and all(
+                layout is None or layout.fits(call.output_shape, trace.num_samples)
+                for call, layout in zip(calls, layouts, strict=True)
+            ):
+                return layouts
+        return []
 
     def prove(
-        self, outputs: Tensor, calls: Sequence[Call], num_samples: int
+        self, outputs: Tensor, trace: GraphTrace, calls: Sequence[Call]
     ) -> list[Layout | None]:
         """Return the layout of each call, None where samples cannot be told apart.
 
         Args:
-            outputs: Recorded outputs (sample, output).
+            outputs: Recorded outputs (sample, output), of at least two samples.
+            trace: Of the raw outputs that these were made of.
             calls: The calls of that pass.
-            num_samples: n, at least 2.
 
         Returns:
             The layouts; those of calls whose cotangents are zero, or leave several
@@ -56,18 +68,21 @@ class SampleAxes:
         """
         if not calls or not outputs.requires_grad:
             return [None] * len(calls)
-        code = codes(num_samples, outputs)
+        both = codes(trace.num_samples, outputs)
         generator = torch.Generator().manual_seed(1)
         seed = torch.randn(outputs.shape, generator=generator, dtype=torch.float64)
         seed = seed.to(outputs)
         edges = [call.edge for call in calls]
-        plain = cotangents(outputs, edges, seed, keep_graph=True)
-        coded = cotangents(outputs, edges, seed * code.unsqueeze(1), keep_graph=True)
-        return self._learn(calls, plain, coded, code)
+        one, other = (
+            cotangents(outputs, edges, seed * code.unsqueeze(1), keep_graph=True)
+            for code in both
+        )
+        return self._learn(trace, calls, one, other, both[1] / both[0])
 
     def prove_one_by_one(
         self,
         outputs: Tensor,
+        trace: GraphTrace,
         calls: Sequence[Call],
         alone: Sequence[Sequence[Tensor | None]],
     ) -> None:
@@ -75,33 +90,35 @@ class SampleAxes:
 
         Args:
             outputs: Recorded outputs (sample, output).
+            trace: Of the raw outputs that these were made of.
             calls: The calls of that pass.
             alone: For each sample the cotangents of its own outputs, by call.
         """
         if not calls or not outputs.requires_grad:
             return
-        code = codes(len(alone), outputs)
-        both = [list(found) for found in zip(*alone, strict=True)]
-        plain = [_weighted(found, torch.ones_like(code)) for found in both]
-        coded = [_weighted(found, code) for found in both]
-        self._learn(calls, plain, coded, code)
+        both = codes(len(alone), outputs)
+        by_call = [list(found) for found in zip(*alone, strict=True)]
+        one, other = ([_weighted(found, code) for found in by_call] for code in both)
+        self._learn(trace, calls, one, other, both[1] / both[0])
 
     def _learn(
         self,
+        trace: GraphTrace,
         calls: Sequence[Call],
         plain: Sequence[Tensor | None],
         coded: Sequence[Tensor | None],
         code: Tensor,
     ) -> list[Layout | None]:
-        signature = _signature(calls)
         layouts: list[Layout | None] = []
-        self._open.discard(signature)
+        is_open = False
         for call, one, other in zip(calls, plain, coded, strict=True):
             possible = _possible(call, one, other, code)
-            if one is not None and (len(possible) > 1 or not bool(one.any())):
-                self._open.add(signature)
+            is_open |= one is not None and (len(possible) > 1 or not bool(one.any()))
             layouts.append(possible[0] if possible else None)
-        self._known[signature] = layouts
+        if not is_open:
+            proven = self._known.setdefault(_signature(calls), [])
+            proven.insert(0, (trace, layouts))
+            del proven[_REMEMBERED:]
         return layouts
 
 
