@@ -208,3 +208,28 @@ def test_an_infinite_second_derivative_is_refused():
     hessian = es.Hessian(_problem_of(1.5))
     with pytest.raises(ValueError, match="must be finite; samples 2 to 3 give NaN"):
         _ = hessian @ torch.ones(12).double()
+
+
+@pytest.mark.message
+def test_models_without_parameters_have_no_parameter_jacobian():
+    with pytest.raises(ValueError, match="Jacobian needs parameters; the model has no"):
+        es.parameter_jacobian(nn.ReLU(), torch.eye(2))
+    x = torch.eye(2)
+    with pytest.raises(ValueError, match="gradients need parameters; the model has no"):
+        es.per_sample_gradients(nn.ReLU(), nn.MSELoss(), x, x)
+
+
+@pytest.mark.message
+@pytest.mark.parametrize(
+    ("loss", "y", "error", "message"),
+    [
+        (None, torch.zeros(3), TypeError, "need a loss; got None"),
+        (nn.CrossEntropyLoss(), [0, 1, 1], ValueError, "got list"),
+        (nn.CrossEntropyLoss(), torch.tensor([0, 1, 2]), ValueError, "sample 2 has 2"),
+        (nn.MSELoss(), torch.zeros(3), ValueError, r"same shape; got shape \(3,\)"),
+        (nn.MSELoss(), None, ValueError, "same shape; got NoneType"),
+    ],
+)
+def test_targets_that_do_not_fit_the_loss_are_refused(loss, y, error, message):
+    with pytest.raises(error, match=message):
+        es.per_sample_gradients(nn.Linear(4, 2), loss, torch.ones(3, 4), y)

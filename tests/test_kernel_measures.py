@@ -266,3 +266,59 @@ def test_kernels_that_are_not_finite_are_refused(measure):
 def test_projections_need_parameters():
     with pytest.raises(ValueError, match="a tangent kernel needs parameters"):
         es.projected_ntk(nn.ReLU(), torch.eye(2))
+
+
+@pytest.mark.message
+def test_projections_that_are_no_number_or_do_not_fit_are_refused():
+    wrong: Any = 2.5
+    with pytest.raises(TypeError, match=r"must be an integer; got 2\.5"):
+        es.projected_ntk(nn.Linear(2, 3), torch.eye(2), num_projections=wrong)
+    x = torch.ones(40, 2)
+    with pytest.raises(ValueError, match=r"40 × 40 samples, its error and 4 projec"):
+        es.projected_ntk(nn.Linear(2, 3), x, num_projections=4, memory=80_000)
+    found = es.projected_ntk(
+        nn.Linear(2, 3), x, num_projections=4, memory=80_000, outputs="trace"
+    )
+    assert found.value.shape == (40, 40)
+
+
+@pytest.mark.message
+def test_matrices_without_a_condition_number_are_refused():
+    with pytest.raises(ValueError, match=r"symmetric; entry \(0, 1\) is 5 and \(1, 0"):
+        es.condition_number(torch.tensor([[2.0, 5.0], [0.0, 1.0]]))
+    for negative in (-torch.eye(2), torch.zeros(2, 2)):
+        with pytest.raises(ValueError, match=r"positive eigenvalue; the largest is -?"):
+            es.condition_number(negative)
+
+
+def test_kernels_of_integers_have_a_condition_number():
+    found = es.condition_number(torch.tensor([[4, 0], [0, 1]]))
+    assert found.value == 4
+    assert found.noise_floor == pytest.approx(2**-52 * 4 * 2**0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_alignment_is_free_of_the_kernels_scale(scale):
+    a, b = torch.eye(2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
+    assert es.kernel_alignment(a * scale, b * scale) == pytest.approx(0.5**0.5)
+    y = torch.tensor([1.0, -1.0], dtype=torch.float64) * scale
+    assert es.kernel_target_alignment(a * scale, y) == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.message
+def test_targets_may_be_one_hot_integers_and_must_be_a_tensor():
+    labels = torch.tensor([1, 0, 1])
+    kernel = (labels[:, None] == labels).double() + torch.eye(3)
+    wanted = es.kernel_target_alignment(kernel, labels)
+    one_hot = nn.functional.one_hot(labels)
+    assert es.kernel_target_alignment(kernel, one_hot) == pytest.approx(wanted)
+    assert es.kernel_target_alignment(kernel, labels[:, None]) == wanted
+    wrong: Any = [1, 0, 1]
+    with pytest.raises(TypeError, match=r"tensor of classes or numbers; got list\. P"):
+        es.kernel_target_alignment(kernel, wrong)
+
+
+@pytest.mark.message
+def test_a_single_module_without_features_is_told_how_to_have_some():
+    with pytest.raises(ValueError, match=r"wrap it in nn\.Sequential, layer='0'"):
+        es.conjugate_kernel(nn.Conv1d(2, 3, 1), torch.ones(4, 2, 5))

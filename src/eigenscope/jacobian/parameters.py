@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -10,8 +11,8 @@ from eigenscope._types import OutputSpec
 from eigenscope.autodiff import large_empty
 from eigenscope.budget import format_bytes, resolve
 from eigenscope.jacobian.engine import ParameterEngine
-from eigenscope.losses import per_sample_losses
-from eigenscope.problem import Batch, Problem
+from eigenscope.losses import known_loss, per_sample_losses
+from eigenscope.problem import Batch, Problem, left_as_found
 
 
 def parameter_jacobian(
@@ -46,9 +47,9 @@ def parameter_jacobian(
         order, in the model's dtype and on its device; zeros for unused parameters.
 
     Raises:
-        ValueError: If `output` is unknown, `params` matches nothing, the model mixes
-            samples or is random, something is not finite, or the result does not fit
-            the budget.
+        ValueError: If `output` is unknown, there are no parameters, `params` matches
+            nothing, the model mixes samples or is random, something is not finite, or
+            the result does not fit the budget.
 
     Cost:
         One forward and k backward passes; memory for the result and one chunk.
@@ -62,6 +63,7 @@ def parameter_jacobian(
     """
     data = x if isinstance(x, Tensor) else [x]
     problem = Problem(model, data, output=output, params=params, ranks="own")
+    _require_parameters(problem, "a parameter Jacobian needs")
     way_out = "write it to a run: es.ParameterJacobian(problem).write(run)"
     _require_room(problem, problem.num_outputs, resolve(memory), way_out)
     engine = ParameterEngine(problem)
@@ -106,9 +108,11 @@ def per_sample_gradients(
         Name to gradient, in `named_parameters()` order; zeros for unused parameters.
 
     Raises:
-        ValueError: If `params` matches nothing, the model mixes samples or is random,
-            the loss has no form per sample or compares samples, something is not
-            finite, or the result does not fit the budget.
+        TypeError: If there is no loss.
+        ValueError: If there are no parameters, `params` matches nothing, the model
+            mixes samples or is random, targets do not fit the loss, the loss has no
+            form per sample or compares samples, something is not finite, or the result
+            does not fit the budget.
 
     Cost:
         One forward and one backward pass; memory for the result and one chunk.
@@ -123,6 +127,8 @@ def per_sample_gradients(
     """
     data: object = (x, y) if isinstance(x, Tensor) else [(x, y)]
     problem = Problem(model, data, loss=loss, params=params, ranks="own")
+    _require_parameters(problem, "per-sample gradients need")
+    _require_loss_and_targets(problem)
     _require_room(problem, 1, resolve(memory), "take some samples at a time")
 
     def head(raw: Tensor, targets: Any) -> Tensor:
@@ -141,6 +147,42 @@ def per_sample_gradients(
     else:
         found = _filled(engine)
     return {name: gradient[:, 0] for name, gradient in found.items()}
+
+
+def _require_parameters(problem: Problem, what: str) -> None:
+    """Raise if there is nothing to differentiate by.
+
+    Raises:
+        ValueError: If the problem has no parameters.
+    """
+    if not problem.params:
+        raise ValueError(
+            f"{what} parameters; the model has none that requires gradients. Name "
+            "frozen ones: params='*' takes them all."
+        )
+
+
+def _require_loss_and_targets(problem: Problem) -> None:
+    """Raise before any backward pass unless the loss takes the targets.
+
+    Raises:
+        TypeError: If there is no loss.
+        ValueError: If the loss's own checks of the targets fail.
+    """
+    if problem.loss is None:
+        raise TypeError(
+            "per-sample gradients need a loss; got None. Pass one of torch's, such as "
+            "nn.CrossEntropyLoss(), or a callable of raw outputs and targets."
+        )
+    loss = known_loss(problem.loss)
+    if loss is None:
+        return
+    first = problem.batches.first(2)
+    with torch.no_grad(), left_as_found(problem.model):
+        raw = problem.raw(first.inputs)[:1]
+    for batch in problem.batches:
+        alike = raw.expand(batch.size, *raw.shape[1:])
+        loss.require_valid(alike, batch.targets, batch.start)
 
 
 def _require_room(

@@ -1,7 +1,7 @@
 """How alike two kernels are, and how well conditioned one is."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from jaxtyping import Float, Num
@@ -46,7 +46,8 @@ def condition_number(kernel: Float[Tensor, "..."]) -> ConditionNumber:
         The number with the two eigenvalues and what is rounding.
 
     Raises:
-        ValueError: If the kernel is no square matrix or not finite.
+        ValueError: If the kernel is no square matrix, not symmetric, not finite or has
+            no positive eigenvalue.
 
     Cost:
         About 4/3 D³ operations.
@@ -56,9 +57,17 @@ def condition_number(kernel: Float[Tensor, "..."]) -> ConditionNumber:
         4.0
     """
     matrix = _as_matrix(kernel, "kernel")
+    dtype = kernel.dtype if kernel.is_floating_point() else matrix.dtype
+    epsilon = torch.finfo(dtype).eps
+    _require_symmetric(matrix, epsilon)
     values = torch.linalg.eigvalsh(matrix)
     smallest, largest = float(values[0]), float(values[-1])
-    floor = torch.finfo(kernel.dtype).eps * largest * len(matrix) ** 0.5
+    if largest <= 0:
+        raise ValueError(
+            "a condition number needs a kernel with a positive eigenvalue; the largest "
+            f"is {largest:g}. Is its sign right, and does it depend on the samples?"
+        )
+    floor = epsilon * largest * len(matrix) ** 0.5
     return ConditionNumber(
         value=largest / smallest if smallest > 0 else float("inf"),
         largest=largest,
@@ -101,7 +110,7 @@ def kernel_alignment(
             f"{tuple(b.shape)}. Take outputs='trace' to compare with a conjugate "
             "kernel."
         )
-    matrices = [_as_matrix(a, "a"), _as_matrix(b, "b")]
+    matrices = [_scaled(_as_matrix(a, "a")), _scaled(_as_matrix(b, "b"))]
     if centered:
         matrices = [_centered(matrix) for matrix in matrices]
     norms = [float(matrix.norm()) for matrix in matrices]
@@ -124,27 +133,33 @@ def kernel_target_alignment(
 
     Args:
         kernel: (n, n), such as a trace NTK or a conjugate kernel.
-        targets: Classes as integers (n,), for which Y is one-hot, or numbers (n,) or
-            (n, m) that are Y themselves.
+        targets: Classes as integers (n,) or (n, 1), for which Y is one-hot, or numbers
+            (n,) or (n, m) that are Y themselves, one-hot integers (n, m) among them.
         centered: As for `kernel_alignment`.
 
     Returns:
         A number between 0 and 1 for a positive semi-definite kernel.
 
     Raises:
+        TypeError: If targets are no tensor.
         ValueError: If there is not one target per row.
 
     Example:
         >>> round(kernel_target_alignment(torch.eye(2), torch.tensor([0, 1])), 12)
         1.0
     """
+    if not isinstance(cast("object", targets), Tensor):
+        raise TypeError(
+            "targets must be a tensor of classes or numbers; got "
+            f"{type(targets).__name__}. Pass torch.tensor(targets)."
+        )
     if kernel.ndim != 2 or targets.ndim not in {1, 2} or len(targets) != len(kernel):
         raise ValueError(
             "target alignment needs a kernel (n, n) and n targets; got shapes "
             f"{tuple(kernel.shape)} and {tuple(targets.shape)}. Take outputs='trace'."
         )
-    if targets.is_floating_point():
-        y = widened(targets)
+    if targets.is_floating_point() or (targets.ndim == 2 and targets.shape[1] > 1):
+        y = _scaled(widened(targets))
         y = y.unsqueeze(1) if y.ndim == 1 else y
     else:
         _, classes = targets.flatten().unique(return_inverse=True)
@@ -168,6 +183,27 @@ def _as_matrix(kernel: Tensor, name: str) -> Float[Tensor, "row row"]:
             "kernel overflows, or compute it in float64."
         )
     return matrix
+
+
+def _require_symmetric(matrix: Tensor, epsilon: float) -> None:
+    """Raise if an entry differs from its mirror image by more than √ε of the largest.
+
+    Raises:
+        ValueError: Naming the two entries.
+    """
+    gap = (matrix - matrix.T).abs()
+    if bool(gap.max() > epsilon**0.5 * matrix.abs().max()):
+        i, j = divmod(int(gap.argmax()), len(matrix))
+        raise ValueError(
+            f"kernel must be symmetric; entry ({i}, {j}) is {float(matrix[i, j]):g} "
+            f"and ({j}, {i}) is {float(matrix[j, i]):g}. Take the kernel of one "
+            "set of samples: leave out x2."
+        )
+
+
+def _scaled(matrix: Tensor) -> Tensor:
+    """Return the matrix over its largest entry, whose squares are numbers."""
+    return matrix / matrix.abs().max().clamp_min(torch.finfo(matrix.dtype).tiny)
 
 
 def _centered(matrix: Tensor) -> Tensor:

@@ -186,10 +186,16 @@ def _watched(model: nn.Module, layer: str | None, watch: _Watch) -> list[Any]:
     if not linear:
         raise ValueError(
             "features that enter the last linear layer need an nn.Linear; the model "
-            "has none. Name the module whose output they are: "
-            f"layer= {_listed([name for name in modules if name])}."
+            f"has none. {_way_out([name for name in modules if name])}"
         )
     return [module.register_forward_pre_hook(watch.entering) for module in linear]
+
+
+def _way_out(names: list[str]) -> str:
+    """Return what to do about a model without a linear layer."""
+    if not names:
+        return "It has no modules inside, either: wrap it in nn.Sequential, layer='0'."
+    return f"Name the module whose output they are: layer= {_listed(names)}."
 
 
 def _features(problem: Problem, layer: str | None, memory: str | int | None) -> Tensor:

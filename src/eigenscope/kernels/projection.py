@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eigenscope._types import OutputSpec
-from eigenscope.budget import resolve, rows_within
+from eigenscope.budget import format_bytes, resolve, rows_within
 from eigenscope.jacobian import ParameterEngine
 from eigenscope.kernels.engine import require_parameters
 from eigenscope.kernels.tangent import NTKOutputs, problems
@@ -60,13 +60,16 @@ def projected_ntk(
         params: As for `ntk`.
         num_projections: Directions, at least 2; the error falls as one over its root.
         generator: Source of all randomness; a fresh one with a fixed seed if None.
-        memory: Budget, of which the directions take at most a quarter.
+        memory: Budget for the result and all projections of the samples; the directions
+            take at most a quarter of it.
 
     Returns:
         The estimate and its standard error.
 
     Raises:
-        ValueError: As for `ntk`, or if there are too few projections.
+        TypeError: As for `ntk`, or if `num_projections` is no integer.
+        ValueError: As for `ntk`, or if there are too few projections, or the result
+            does not fit the budget.
 
     Cost:
         One forward and k backward passes for each group of directions that fits the
@@ -83,6 +86,10 @@ def projected_ntk(
         >>> found.value.shape, bool((found.stderr < 1).all())
         (torch.Size([3, 3]), True)
     """
+    if not isinstance(cast("object", num_projections), int):
+        raise TypeError(
+            f"num_projections must be an integer; got {num_projections!r}. Round it."
+        )
     if num_projections < 2:
         raise ValueError(
             f"num_projections must be at least 2, for an error; got {num_projections}."
@@ -91,6 +98,7 @@ def projected_ntk(
     require_parameters(first)
     generator = generator or torch.Generator(first.device).manual_seed(0)
     groups = _groups(first, num_projections, resolve(memory))
+    _require_room(first, second or first, num_projections, outputs, resolve(memory))
     engines = [ParameterEngine(p) for p in (first, second) if p is not None]
     pieces: list[list[Tensor]] = [[] for _ in engines]
     for size in groups:
@@ -106,6 +114,29 @@ def projected_ntk(
         stderr=variance.sqrt().to(dtype),
         num_projections=num_projections,
     )
+
+
+def _require_room(
+    left: Problem, right: Problem, count: int, outputs: NTKOutputs, budget: int
+) -> None:
+    """Raise before any work if sketches, kernel and error do not fit the budget.
+
+    Raises:
+        ValueError: If they take more than it.
+    """
+    each = left.num_outputs if outputs == "full" else 1
+    entries = left.num_samples * right.num_samples * each**2
+    rows = left.num_samples + (right.num_samples if right is not left else 0)
+    itemsize = torch.promote_types(left.dtype, torch.float32).itemsize
+    needed = (2 * entries + rows * left.num_outputs * count) * itemsize
+    if needed > budget:
+        raise ValueError(
+            f"the kernel of {left.num_samples} × {right.num_samples} samples, its "
+            f"error and {count} projections must fit the memory budget of "
+            f"{format_bytes(budget)}; {format_bytes(needed)} are needed. Give more "
+            "with memory=, take outputs='trace', fewer projections, or some samples "
+            "at a time."
+        )
 
 
 def _groups(problem: Problem, count: int, budget: int) -> list[int]:

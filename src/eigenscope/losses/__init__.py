@@ -2,7 +2,7 @@
 
 from eigenscope.losses.base import FisherKind, Loss, RiskLoss
 from eigenscope.losses.cross_entropy import CrossEntropy, next_token_loss
-from eigenscope.losses.interpret import per_sample_losses
+from eigenscope.losses.interpret import known_loss, per_sample_losses
 from eigenscope.losses.output_matrix import Categorical, OutputMatrix
 from eigenscope.losses.risk import Risk
 
@@ -14,6 +14,7 @@ __all__ = [
     "OutputMatrix",
     "Risk",
     "RiskLoss",
+    "known_loss",
     "next_token_loss",
     "per_sample_losses",
 ]
