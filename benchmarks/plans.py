@@ -1,6 +1,6 @@
 """Predicted against measured: seconds, bytes and flops of calls on real networks.
 
-python benchmarks/plans.py [--only calls|verbs] [--out FILE] [NETWORK ...]
+python benchmarks/plans.py [--only calls|verbs] [--row WORD] [--out FILE] [NETWORK ...]
 """
 
 import argparse
@@ -179,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("networks", nargs="*", default=list(networks()))
     parser.add_argument("--only", choices=["calls", "verbs"])
+    parser.add_argument("--row", default="", help="a part of the call's name")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     report = Report()
@@ -192,6 +193,8 @@ def main() -> None:
             continue
         if chosen.only != "verbs":
             for title, function, arguments, options in calls(model, x):
+                if chosen.row not in title:
+                    continue
                 made = es.plan(function, *arguments, **options)  # type: ignore[arg-type]
                 call = partial(made_fresh, function, arguments, options)
                 factors += add_row(report, name, title, made, call)

@@ -15,6 +15,7 @@ from eigenscope.cli import plan as planned
 from eigenscope.zoo import save_weights
 
 LAST = "figures and page"
+RUN_STAGES = "6 stages, safe on disk one by one"
 EXPERIMENT = """
 [model]
 name = "lenet"
@@ -63,9 +64,12 @@ def test_a_jacobian_is_planned(capsys, here):
         "eigenvalues, logits, samples",
         "tail fits",
         "bootstrap, 5 replicas",
+        "run",
         LAST,
     ]
     assert steps["InputJacobian.write"]["backward"] == 24 * 3
+    assert steps["run"]["method"] == RUN_STAGES
+    assert steps["run"]["seconds"] > 0
     assert not (here / "runs").exists()
 
 
@@ -147,6 +151,56 @@ def test_stored_runs_are_planned_from_one_of_each_kind(capsys, here, recorded):
     assert "with 8 spectra are read" in steps["runs of train"]["reason"]
     assert "runs of train" in steps_of(capsys, "info", "a")
     assert sorted(path.name for path in here.glob("*.html")) == []
+
+
+def keep_run(verb: str, name: str, *words: str) -> None:
+    main([verb, *own(), *words, "--out", name, "--json"])
+
+
+def test_comparing_jacobians_is_planned(capsys, here):
+    for name, seed in (("one", "0"), ("two", "1")):
+        keep_run("jacobian", name, "--seed", seed)
+    capsys.readouterr()
+    before = sorted(here.rglob("*"))
+    steps = steps_of(capsys, "compare", "one", "two")
+    assert list(steps) == ["runs of jacobian"]
+    assert steps["runs of jacobian"]["method"] == "2 runs"
+    assert steps["runs of jacobian"]["seconds"] > 0
+    assert sorted(here.rglob("*")) == before
+
+
+def test_comparing_trainings_is_planned_also_for_a_folder_of_them(
+    capsys, here, recorded
+):
+    assert steps_of(capsys, "compare", *recorded)["runs of train"]["method"] == "2 runs"
+    made = as_json(capsys, "compare", *recorded, "--out", "both")["files"]
+    assert made == ["both/trainings.csv", "both/series.csv"]  # no numbers to draw
+    (here / "study").mkdir()
+    for name in recorded:
+        (here / name).rename(here / "study" / name)
+    found = steps_of(capsys, "compare", "study")
+    assert found["runs of train"]["method"] == "2 runs"
+
+
+@pytest.mark.message
+@pytest.mark.usefixtures("recorded")
+def test_a_comparison_that_cannot_be_made_is_refused_as_by_compare(capsys, here):
+    keep_run("jacobian", "one")
+    keep_run("jacobian", "two", "--layout", "outputs")
+    es.Run.create(here / "kernels", verb="ntk", arguments={}).close()
+    capsys.readouterr()
+    for words, said in {
+        ("one", "two"): "two must hold the spectrum logits_samples to be compared",
+        ("one", "kernels"): "kernels is one of `eigenscope ntk`",
+        ("a", "one"): "one is a run of the verb jacobian with 0 recordings",
+        ("one", "one"): "none of them twice",
+        ("one", "--out", "one"): "must not go into the folder of a run; one is one",
+        ("a", "--out", "one"): "must not go into the folder of a run; one is one",
+    }.items():
+        before = failed(capsys, "plan", "compare", *words)
+        itself = failed(capsys, "compare", *words)
+        assert said in before
+        assert before == itself
 
 
 def test_ranks_share_what_is_dealt_out(capsys):

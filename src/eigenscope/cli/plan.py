@@ -50,6 +50,7 @@ from eigenscope.planning.words import aligned
 from eigenscope.report import write_report
 from eigenscope.report.comparison import read_comparison, write_comparison
 from eigenscope.report.costs import figures_step, match_cost, stored_cost
+from eigenscope.report.matching import require_no_run
 from eigenscope.report.trainings import (
     are_trainings,
     read_trainings,
@@ -203,8 +204,16 @@ def _weights(options: WeightsOptions) -> Plan:
 
 
 def _compare(options: CompareOptions) -> Plan:
+    if are_trainings(options.runs):
+        folders = [one.run.path for one in read_trainings(options.runs)]
+    else:
+        found = read_comparison(
+            options.runs, output=options.output, layout=options.layout
+        )
+        folders = [run.path for run in found.runs]
+    require_no_run(options.out)
     work = partial(_compared, options)
-    return stored_cost("compare", options.runs, work, effort=_EFFORT)
+    return stored_cost("compare", folders, work, effort=_EFFORT)
 
 
 def _compared(options: CompareOptions, paths: Sequence[Path], out: Path) -> None:

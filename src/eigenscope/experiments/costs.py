@@ -1,8 +1,10 @@
 """What the runs of each verb will cost, as plans."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +21,7 @@ from eigenscope.experiments.class_structure import PER_CLASS
 from eigenscope.experiments.curvature_spectra import CurvaturePlan, prepare_curvature
 from eigenscope.experiments.jacobian_spectra import JacobianPlan, prepare_jacobian
 from eigenscope.experiments.kernel_spectra import KernelPlan, prepare_kernels
+from eigenscope.experiments.records import write_small
 from eigenscope.experiments.tails import RULES, fit_tails, tail_numbers
 from eigenscope.kernels import conjugate_kernel
 from eigenscope.kernels.tangent import groups_of
@@ -39,6 +42,7 @@ from eigenscope.planning.factorizations import (
 )
 from eigenscope.planning.job import Job
 from eigenscope.problem import Problem
+from eigenscope.store import Run
 
 _TILE: Final = 2048
 _DISK_RATE: Final = 1e-9  # seconds for a byte, through the system's cache
@@ -46,6 +50,7 @@ _OUTER, _TOGETHER, _TYPICAL_STEPS = 100, 8, 48
 _MOST_PROBES, _MOST_STEPS = 64, 256
 _LEAST_VALUES: Final = 256
 _TAIL_EFFORT: Final = 0.5
+_RUN_EFFORT: Final = 0.5
 
 
 def jacobian_cost(problem: Problem, wanted: JacobianPlan, *, effort: float) -> Plan:
@@ -57,7 +62,7 @@ def jacobian_cost(problem: Problem, wanted: JacobianPlan, *, effort: float) -> P
         effort: Seconds for rehearsals.
 
     Returns:
-        One step for the Jacobian, and two for each spectrum.
+        One step for the Jacobian, two for each spectrum, and those of tails and files.
     """
     jacobian = prepare_jacobian(problem, wanted)
     parts: list[Plan | Step] = [plan(jacobian.write, None, effort=effort)]
@@ -68,6 +73,7 @@ def jacobian_cost(problem: Problem, wanted: JacobianPlan, *, effort: float) -> P
     sizes = [min(jacobian.with_layout(chosen).shape) for chosen in wanted.layouts]
     count = len(wanted.outputs) * len(wanted.layouts)
     parts += tail_steps(max(sizes), wanted.num_replicas, count=count)
+    parts.append(run_step(2 + 2 * len(wanted.outputs) + 2 * count))
     return Plan.joined("eigenscope jacobian", parts)
 
 
@@ -109,6 +115,7 @@ def kernel_cost(problem: Problem, wanted: KernelPlan, *, effort: float) -> Plan:
     size = problem.num_samples
     size *= problem.num_outputs if "full" in wanted.kernels else 1
     parts += tail_steps(size, wanted.num_replicas, count=len(wanted.kernels))
+    parts.append(run_step(3 + 2 * len(wanted.kernels)))
     return Plan.joined("eigenscope ntk", parts)
 
 
@@ -141,6 +148,7 @@ def curvature_cost(
             parts.append(plan(verify, operator, effort=effort / 8).named("verify"))
     if wanted.classes and wanted.decomposed is not None:
         parts += _class_parts(operators[wanted.decomposed], wanted, effort)
+    parts.append(run_step(3 + len(parts)))
     return Plan.joined("eigenscope hessian", parts)
 
 
@@ -172,6 +180,43 @@ def tail_steps(
         one = _of_values(f"bootstrap, {num_replicas} replicas", replicas, size)
         found.append(one.times(len(rules) * count * num_replicas))
     return found
+
+
+def run_step(count: int) -> Step:
+    """Return the step of opening a run, its small files and its manifest.
+
+    Each is safe on disk before the next begins, which is most of what a small run
+    takes. They are written now, into the folder for temporary files.
+
+    Args:
+        count: Stages: each leaves an array, a spectrum or some numbers in the run.
+
+    Returns:
+        The step.
+    """
+    job = Job(
+        name="run",
+        method=f"{count} stages, safe on disk one by one",
+        num_samples=count,
+        device=torch.device("cpu"),
+        call_on=lambda size: partial(_write_run, size),
+        chunk=count,
+        budget=resolve(None),
+        passes=0.0,
+        least=1,
+    )
+    return plan_of_job("run", job, effort=_RUN_EFFORT).steps[0]
+
+
+def _write_run(num_stages: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        with Run.create(path, verb="plan", arguments={}, ranks="own") as run:
+            for number in range(num_stages):
+                with run.stage(f"stage_{number}"):
+                    write_small(run, f"array_{number}", np.zeros(1))
+                run.record_result(f"result_{number}", number)
+            run.complete()
 
 
 def _of_values(

@@ -10,6 +10,7 @@ from typing import final
 from eigenscope.experiments import SpectrumResult, load_jacobian_results
 from eigenscope.plots import comparison_figure, save_figure
 from eigenscope.report.jacobian import recorded_p_value
+from eigenscope.report.matching import require_no_run
 from eigenscope.report.page import PageFigure, Table, write_page
 from eigenscope.report.runs import open_runs
 from eigenscope.store import Run, write_atomically
@@ -155,11 +156,7 @@ def write_comparison(comparison: Comparison, out: Path, *, title: str) -> Path:
     Raises:
         FileExistsError: If the folder is a run, whose own page would be lost.
     """
-    if (out / "manifest.json").exists():
-        raise FileExistsError(
-            f"a comparison must not go into the folder of a run; {out} is one. Choose "
-            "another with --out."
-        )
+    require_no_run(out)
     out.mkdir(parents=True, exist_ok=True)
     pairs = list(zip(comparison.labels, comparison.results, strict=True))
     figure = comparison_figure(

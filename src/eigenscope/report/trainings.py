@@ -210,9 +210,10 @@ def weight_row(name: str, found: Spectrum, fit: PowerLaw | None) -> Sequence[obj
 
 def _figures(trainings: Sequence[Training]) -> dict[str, Any]:
     panels, axes = _panels(trainings)
-    figures: dict[str, Any] = {
-        "curves.png": panels_figure(panels, axes=axes, title="Through training")
-    }
+    figures: dict[str, Any] = {}
+    if panels:
+        title = "Through training"
+        figures["curves.png"] = panels_figure(panels, axes=axes, title=title)
     spectra = {one.label: one.spectra(_JACOBIAN) for one in trainings}
     spectra = {label: found for label, found in spectra.items() if found}
     if spectra:
