@@ -1,11 +1,15 @@
 """A device that runs out of memory gets smaller chunks, and the result is the same."""
 
+import warnings
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
 
 import eigenscope as es
-from eigenscope.jacobian import InputJacobianEngine
+from eigenscope.jacobian import InputJacobianEngine, OpenChunk
+from eigenscope.operators.curvature_graphs import HessianChunk
 from eigenscope.store import Run
 
 N, FITS = 11, 2
@@ -78,3 +82,170 @@ def test_a_sample_that_does_not_fit_is_an_error(jacobian, monkeypatch):
         pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"),
     ):
         jacobian.dense()
+
+
+@pytest.fixture
+def problem():
+    source = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    with torch.no_grad():
+        for param in net.parameters():
+            param.copy_(torch.randn(param.shape, generator=source))
+    x = torch.randn(N, 4, generator=source, dtype=torch.float64)
+    y = torch.arange(N) % 3
+    return es.Problem(net, (x, y), loss=nn.CrossEntropyLoss())
+
+
+@pytest.fixture
+def full_device(monkeypatch):
+    """The network fails with more than FITS samples, at first after its work is done.
+
+    So does a parameter's part of a chunk, when sums have been begun with another's.
+    """
+    limits = {"samples": 10**6, "parts": 10**6}
+
+    def forward(self, x):
+        if len(x) > limits["samples"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return linear(self, x)
+
+    def parts(self, *given, **options):
+        found = by_name(self, *given, **options)
+        for number, part in enumerate(found):
+            if number and part[1].shape[0] > limits["parts"]:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            yield part
+
+    linear, by_name = nn.Linear.forward, OpenChunk.parts
+    monkeypatch.setattr(nn.Linear, "forward", forward)
+    monkeypatch.setattr(OpenChunk, "parts", parts)
+    return limits
+
+
+@contextmanager
+def halved(what, sizes=(11, 6, 3)):
+    """Chunks of these sizes, and no others, are said to have been too large."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    starts = [f"{what}: the device ran out of memory with {n} samples" for n in sizes]
+    assert [
+        str(w.message)[: len(s)] for w, s in zip(said, starts, strict=True)
+    ] == starts
+
+
+def vectors(rows, count=2):
+    source = torch.Generator().manual_seed(1)
+    return torch.randn(rows, count, generator=source, dtype=torch.float64)
+
+
+BY_PARAMETERS = {
+    "dense": lambda J: J.dense(),
+    "rows": lambda J: torch.cat([rows.clone() for _, rows in J.row_blocks()]),
+    "product": lambda J: J @ vectors(J.shape[1]),
+    "few transposed": lambda J: J.T @ vectors(J.shape[0]),
+    "many transposed": lambda J: J.T @ vectors(J.shape[0], 4),
+    "row norms": lambda J: J.squared_row_norms(),
+    "column norms": lambda J: J.squared_column_norms(),
+}
+
+
+@pytest.mark.parametrize("limited", ["samples", "parts"])
+@pytest.mark.parametrize("what", BY_PARAMETERS)
+def test_parameter_jacobians_go_on_in_smaller_chunks(
+    problem, full_device, what, limited
+):
+    jacobian = es.ParameterJacobian(problem)
+    expected = BY_PARAMETERS[what](jacobian)
+    if (what, limited) == ("few transposed", "parts"):
+        limited = "samples"  # takes no parts
+    full_device[limited] = FITS
+    with halved("gradients by the parameters"):
+        found = BY_PARAMETERS[what](jacobian)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(BY_PARAMETERS[what](jacobian), expected)  # in silence
+
+
+def projected(problem):
+    x = problem.batches.first(N).inputs
+    source = torch.Generator().manual_seed(2)
+    return es.projected_ntk(problem.model, x, num_projections=4, generator=source).value
+
+
+KERNELS = {
+    "full": lambda problem: es.NTK(problem).dense(),
+    "structured": lambda problem: es.NTK(problem, method="structured").dense(),
+    "trace": lambda problem: es.NTK(problem, outputs="trace").dense(),
+    "conjugate": lambda problem: es.conjugate_kernel(
+        problem.model, problem.batches.first(N).inputs
+    ),
+    "projected": projected,
+}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_kernels_go_on_in_smaller_chunks(problem, full_device, kind):
+    expected = KERNELS[kind](problem)
+    is_plain = kind in ("conjugate", "projected")  # begins with 4 samples
+    full_device["samples"] = 4 if is_plain else FITS
+    what = "conjugate kernel" if kind == "conjugate" else "gradients by the parameters"
+    with halved(what, (11, 6) if is_plain else (11, 6, 3)):
+        found = KERNELS[kind](problem)
+    torch.testing.assert_close(found, expected)
+
+
+CURVATURE = {
+    "Hessian": es.Hessian,
+    "G": es.GaussNewton,
+    "Fisher": lambda problem: es.Fisher(problem, kind="sampled", num_draws=2),
+}
+
+
+@pytest.mark.parametrize("kind", CURVATURE)
+def test_curvature_goes_on_in_smaller_chunks(problem, full_device, kind):
+    operator = CURVATURE[kind](problem)
+    block = vectors(operator.shape[0])
+    expected = operator @ block
+    anew = CURVATURE[kind](problem)
+    anew.products.way()
+    full_device["samples"] = FITS
+    with halved("curvature products"):
+        found = anew @ block
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(anew @ block, expected)  # and nothing more is said
+
+
+def test_recordings_that_fill_the_device_are_let_go(problem, monkeypatch):
+    x, y = problem.batches.first(N).inputs, problem.batches.first(N).targets
+    cut = es.Problem(problem.model, (x, y), loss=nn.CrossEntropyLoss(), batch_size=4)
+    operator = es.Hessian(cut, engine="reverse")
+    block = vectors(operator.shape[0])
+    expected = operator @ block
+    recordings, product = operator.products.recordings, HessianChunk.product
+    kept = recordings.bytes
+    assert len(recordings.kept) == 3
+
+    done: list[object] = []
+
+    def limited(self, *given, **options):
+        if done and recordings.bytes > kept // 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        done.append(self)  # a first chunk is added before memory runs out
+        return product(self, *given, **options)
+
+    monkeypatch.setattr(HessianChunk, "product", limited)
+    with halved("curvature products", (4,)):
+        found = operator @ block
+    torch.testing.assert_close(found, expected)
+    assert recordings.num_chunks == 6
+    assert 0 < recordings.bytes <= kept // 2
+    assert recordings.is_batchable
+
+
+def test_plain_tensors_are_cut_as_well(problem, request):
+    x = problem.batches.first(N).inputs
+    expected = es.input_jacobian(problem.model, x)
+    request.getfixturevalue("small_device")
+    with halved("input Jacobian"):
+        found = es.input_jacobian(problem.model, x)
+    torch.testing.assert_close(found, expected)

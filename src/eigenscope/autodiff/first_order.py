@@ -125,6 +125,9 @@ def pull_back(
 
     Returns:
         A tensor (row, *leaf) for each leaf.
+
+    Raises:
+        OutOfMemoryError: If the device has too little for them.
     """
 
     def product(rows: Tensor, *, batched: bool) -> tuple[Tensor, ...]:
@@ -141,6 +144,8 @@ def pull_back(
 
     try:
         return list(product(block, batched=True))
+    except torch.OutOfMemoryError:  # a RuntimeError, too
+        raise
     except RuntimeError:  # a function without a batching rule
         rows = [product(row, batched=False) for row in block]
         return [torch.stack(parts) for parts in zip(*rows, strict=True)]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, final
 
 from jaxtyping import Float
@@ -26,6 +27,7 @@ from eigenscope.jacobian.rules import PerSample
 from eigenscope.jacobian.sample_axes import SampleAxes
 from eigenscope.problem import (
     Batch,
+    Halving,
     Problem,
     left_as_found,
     require_finite_outputs,
@@ -62,6 +64,7 @@ class ParameterEngine:
         problem: The problem.
         num_outputs: k.
         chunk_size: Samples that go through the network together.
+        halving: Makes chunks smaller where the device runs out of memory.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class ParameterEngine:
         self._head = head or self._transform
         self._axes = SampleAxes()
         self._has_checked_parts = False
+        self.halving = Halving("gradients by the parameters")
         with self._recording():
             first = recordable_batch(problem.batches.first(_PROBE_SAMPLES))
             probe = at_least_two(first)
@@ -132,6 +136,7 @@ class ParameterEngine:
             Consecutive samples of one shape at a time.
         """
         most = self.chunk_size if size is None else min(size, self.chunk_size)
+        most = self.halving.within(most)
         return pieces(self.problem.batches, most, boundary=boundary)
 
     @contextmanager
@@ -180,6 +185,12 @@ class ParameterEngine:
             ValueError: If an entry is not finite; the message names sample and
                 parameter.
         """
+        self.halving.run(partial(self._fill, batch.start, results), batch)
+
+    def _fill(self, start: int, rows: Mapping[str, Tensor], batch: Batch) -> None:
+        """Write the Jacobians of some samples of a chunk that begins at `start`."""
+        own = slice(batch.start - start, batch.start - start + batch.size)
+        results = {name: row[own] for name, row in rows.items()}
         with self.open(batch) as chunk:
             block = chunk.outputs_at_once()
             for first in range(0, self.num_outputs, block):

@@ -32,6 +32,7 @@ from eigenscope.jacobian.rows import require_finite, transform_rows
 from eigenscope.problem import (
     Batch,
     DataChangedError,
+    Halving,
     ModelInputs,
     Problem,
     call_model,
@@ -330,9 +331,14 @@ def input_jacobian(
     engine = InputJacobianEngine(problem)
     shape = (problem.num_samples, problem.num_outputs, *engine.sample_shape)
     result = writable_empty(shape, dtype=problem.dtype, device=problem.device)
+    halving = Halving("input Jacobian")
+
+    def work(own: Batch) -> None:
+        rows = result[own.start : own.start + own.size]
+        engine.fill(own, [output], [rows])
+
     for batch in problem.batches.chunks(engine.settings.chunk_size):
-        part = result[batch.start : batch.start + batch.size]
-        engine.fill(batch, [output], [part])
+        halving.run(work, batch)
     return result
 
 

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -15,6 +16,7 @@ from eigenscope.kernels.matrices import require_finite_kernel
 from eigenscope.kernels.triangles import add_lower_product, add_product, mirror_lower
 from eigenscope.problem import (
     Batch,
+    Halving,
     Problem,
     call_model,
     left_as_found,
@@ -206,16 +208,25 @@ def _features(problem: Problem, layer: str | None, memory: str | int | None) -> 
     if problem.ranks.size > 1:
         result.zero_()
     with problem.ranks.sum_over_ranks(result):
+        halving = Halving("conjugate kernel")
+        work = partial(_fill, problem, layer, example, result)
         for batch in problem.batches.chunks(_CHUNK):
-            found = features_of(problem, layer, batch)
-            if batch.start == 0 and not nearly_equal(found[:1], example):
-                raise ValueError(
-                    "a conjugate kernel needs every sample to be independent of the "
-                    "others; the features of sample 0 change with the samples beside "
-                    "it. Look for operations over axis 0 in forward."
-                )
-            result[batch.start : batch.start + batch.size] = found
+            halving.run(work, batch)
     return result
+
+
+def _fill(
+    problem: Problem, layer: str | None, example: Tensor, result: Tensor, batch: Batch
+) -> None:
+    """Write the features of some samples; compare the first with `example`."""
+    found = features_of(problem, layer, batch)
+    if batch.start == 0 and not nearly_equal(found[:1], example):
+        raise ValueError(
+            "a conjugate kernel needs every sample to be independent of the "
+            "others; the features of sample 0 change with the samples beside "
+            "it. Look for operations over axis 0 in forward."
+        )
+    result[batch.start : batch.start + batch.size] = found
 
 
 def first_features(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, final
 
 import torch
@@ -14,7 +15,7 @@ from eigenscope.kernels.blocks import COTANGENT_BYTES, Block, Range, make_block
 from eigenscope.kernels.choices import Form, KernelChoice, choose
 from eigenscope.kernels.formed import Formed, Layout
 from eigenscope.kernels.shelf import Shelf, has_room
-from eigenscope.problem import Problem
+from eigenscope.problem import Batch, Problem
 
 
 @final
@@ -298,13 +299,19 @@ class KernelEngine:
             if formed is None:
                 size = min(step, num_samples - batch.start)
                 formed = Formed(layout, batch.start, (size, k), like)
-            blocks.append(make_block(engine, batch, formed, self.dtype))
+            work = partial(self._add_block, engine, formed, blocks)
+            engine.halving.run(work, batch)
             if stop % step == 0 or stop == num_samples:
                 yield (
                     number,
                     Range(start=formed.start, stop=stop, formed=formed, blocks=blocks),
                 )
                 formed, blocks = None, []
+
+    def _add_block(
+        self, engine: ParameterEngine, formed: Formed, blocks: list[Block], batch: Batch
+    ) -> None:
+        blocks.append(make_block(engine, batch, formed, self.dtype))
 
     def _layout(self, form: Form | None) -> Layout:
         """Return where the gradients are put that are formed."""

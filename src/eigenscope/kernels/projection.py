@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast, final
 
 import torch
@@ -13,7 +14,7 @@ from eigenscope.budget import format_bytes, resolve, rows_within
 from eigenscope.jacobian import ParameterEngine
 from eigenscope.kernels.engine import require_parameters
 from eigenscope.kernels.tangent import NTKOutputs, problems
-from eigenscope.problem import Problem
+from eigenscope.problem import Batch, Problem
 
 _VECTORS_AT_ONCE = 32
 
@@ -171,13 +172,20 @@ def _sketch(
     dtype = torch.promote_types(engine.problem.dtype, torch.float32)
     result = torch.zeros(shape, dtype=dtype, device=engine.problem.device)
     for batch in engine.chunks():
-        rows = result[batch.start : batch.start + batch.size]
-        with engine.open(batch) as chunk:
-            for name, part in chunk.parts():
-                for start in range(0, count, _VECTORS_AT_ONCE):
-                    some = slice(start, start + _VECTORS_AT_ONCE)
-                    rows[:, :, some] += part.times(vectors[name][some])
+        engine.halving.run(partial(_add_sketch, engine, vectors, result), batch)
     return result
+
+
+def _add_sketch(
+    engine: ParameterEngine, vectors: Mapping[str, Tensor], result: Tensor, batch: Batch
+) -> None:
+    """Write J v of some samples."""
+    rows = result[batch.start : batch.start + batch.size].zero_()
+    with engine.open(batch) as chunk:
+        for name, part in chunk.parts():
+            for start in range(0, rows.shape[2], _VECTORS_AT_ONCE):
+                some = slice(start, start + _VECTORS_AT_ONCE)
+                rows[:, :, some] += part.times(vectors[name][some])
 
 
 def _moments(

@@ -2,7 +2,8 @@
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, final
 
 import torch
@@ -27,7 +28,7 @@ from eigenscope.operators.curvature_engines import (
     recording_of,
 )
 from eigenscope.operators.curvature_graphs import RecordedChunk, Recorder
-from eigenscope.problem import Batch, ParameterLayout
+from eigenscope.problem import Batch, Halving, ParameterLayout
 from eigenscope.progress import progress
 
 LARGEST_CHUNK: Final = 1024
@@ -50,6 +51,9 @@ class Recordings:
         is_batchable: Whether several vectors may go through a graph in one pass.
         way: How chunks are recorded, proven on the first samples; None before the
             first pass.
+        halving: Makes chunks smaller where the device runs out of memory.
+        most_kept: What the device was found to hold of recordings; None if it has
+            never run out of memory.
     """
 
     kept: list[RecordedChunk]
@@ -59,6 +63,22 @@ class Recordings:
     largest: int = 0
     is_batchable: bool = True
     way: Way | None = None
+    halving: Halving = field(default_factory=lambda: Halving("curvature products"))
+    most_kept: int | None = None
+
+    def release(self) -> None:
+        """Let go of all recordings, of which from now on half as many are kept."""
+        if self.bytes:
+            self.most_kept = self.bytes // 2
+        self.kept.clear()
+        self.bytes = self.num_chunks = self.largest = 0
+
+    def has_room(self, taken: int) -> bool:
+        """Return whether another recording and a pass through it fit."""
+        needed = self.bytes + taken
+        if self.most_kept is not None and needed > self.most_kept:
+            return False
+        return needed + _PASSING * self.largest <= (self.budget or 0)
 
 
 @final
@@ -158,19 +178,27 @@ class CurvatureProducts:
         with self._problem.ranks.sum_over_ranks(result, same=rows):
             self._risk.require_same_model()
             way = self.way()
-            with self._recording(way):
-                self._add_all(way, rows, result)
-                if not bool(result.isfinite().all()):
+            self.recordings.halving.repeat(
+                partial(self._add_all, way, rows, result), lambda: self._chunk_size(way)
+            )
+            if not bool(result.isfinite().all()):
+                with self._recording(way):
                     self._refuse(way, rows)
         return result.T
 
     def _add_all(self, way: Way, rows: Tensor, result: Tensor) -> None:
-        """Add the products of this rank's chunks."""
-        for chunk in self._chunks(way):
-            size = self._vectors_together()
-            for first in range(0, len(rows), size):
-                some = slice(first, first + size)
-                self._add_products(chunk, rows[some], result[some])
+        """Add the products of this rank's chunks, to zero."""
+        result.zero_()
+        try:
+            with self._recording(way):
+                for chunk in self._chunks(way):
+                    size = self._vectors_together()
+                    for first in range(0, len(rows), size):
+                        some = slice(first, first + size)
+                        self._add_products(chunk, rows[some], result[some])
+        except torch.OutOfMemoryError:
+            self.recordings.release()
+            raise
 
     def _refuse(self, way: Way, rows: Tensor) -> None:
         """Raise for products that are not finite; name the first samples behind them.
@@ -220,6 +248,8 @@ class CurvatureProducts:
             try:
                 parts = self._layout.split(rows)
                 found = chunk.product(self._names, parts, together=len(rows))
+            except torch.OutOfMemoryError:  # a RuntimeError, too
+                raise
             except RuntimeError:  # a function without a batching rule
                 self.recordings.is_batchable = False
             else:
@@ -270,7 +300,7 @@ class CurvatureProducts:
         own = self.recordings
         taken = saved.total
         own.largest = max(own.largest, taken)
-        if own.bytes + taken + _PASSING * own.largest <= (own.budget or 0):
+        if own.has_room(taken):
             own.kept.append(chunk)
             own.bytes += taken
         return chunk
@@ -290,9 +320,10 @@ class CurvatureProducts:
             most = min(LARGEST_CHUNK, _LARGEST_BYTES // max(1, way.largest_bytes))
         room = (self.recordings.budget or 0) // (1 + _PASSING)
         most = max(1, min(most, room // max(1, way.sample_bytes)))
+        num_samples = max(1, len(self._problem.batches.samples))
+        most = self.recordings.halving.within(min(most, num_samples))
         if self._problem.batches.batch_size is not None:
             return most
-        num_samples = max(1, len(self._problem.batches.samples))
         return -(-num_samples // -(-num_samples // most))
 
     @contextmanager

@@ -1,6 +1,7 @@
 """The parameter Jacobian of a data set as an operator."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -156,20 +157,19 @@ class ParameterJacobian(Jacobian):
         k = self._engine.num_outputs
         result = self._zeros(self.problem.num_samples, k, block.shape[1])
         with self.ranks.sum_over_ranks(result, same=block):
-            for batch in self._chunks():
-                rows = result[batch.start : batch.start + batch.size]
-                self._add_products(batch, block, rows)
-                self._require_finite(batch, rows)
+            self._sum(partial(self._add_products, block), result)
         return result.flatten(0, 1)
 
-    def _add_products(self, batch: Batch, block: Tensor, rows: Tensor) -> None:
+    def _add_products(self, block: Tensor, batch: Batch, result: Tensor) -> None:
         """Add J X for the samples of a chunk."""
+        rows = result[batch.start : batch.start + batch.size]
         with self._engine.open(batch) as chunk:
             for name, part in chunk.parts():
                 for some in _groups(block.shape[1]):
                     vectors = block[self.columns[name], some].T
                     shape = self.problem.params[name].shape
                     rows[:, :, some] += part.times(vectors.reshape(-1, *shape))
+        self._require_finite(batch, rows)
 
     @override
     def multiply_transpose(
@@ -180,36 +180,30 @@ class ParameterJacobian(Jacobian):
         wide = sum_dtype(self.dtype)
         result = self._zeros(block.shape[1], self._num_columns, dtype=wide)
         with self.ranks.sum_over_ranks(result, same=block):
-            for batch in self._chunks():
-                own = weights[batch.start : batch.start + batch.size]
-                self._add_transposed(batch, own, result)
-                self._require_finite(batch, result)
+            self._sum(partial(self._add_transposed, weights), result)
         return result.T.to(self.dtype, memory_format=torch.contiguous_format)
 
-    def _add_transposed(self, batch: Batch, own: Tensor, result: Tensor) -> None:
+    def _add_transposed(self, weights: Tensor, batch: Batch, result: Tensor) -> None:
         """Add JᵀY for the samples of a chunk to rows, one for each column of Y."""
+        own = weights[batch.start : batch.start + batch.size]
         with self._engine.open(batch) as chunk:
             if own.shape[2] <= self._engine.num_outputs:
                 for vector, name, product in chunk.products(own):
                     result[vector, self.columns[name]] += product.flatten()
-                return
-            for name, part in chunk.parts():
-                for some in _groups(own.shape[2]):
-                    sums = part.combined(own[:, :, some])
-                    columns = result[some, self.columns[name]]
-                    columns += sums.reshape(columns.shape)
+            else:
+                for name, part in chunk.parts():
+                    for some in _groups(own.shape[2]):
+                        sums = part.combined(own[:, :, some])
+                        columns = result[some, self.columns[name]]
+                        columns += sums.reshape(columns.shape)
+        self._require_finite(batch, result)
 
     @override
     def squared_row_norms(self) -> Float[Tensor, " row"]:
         k = self._engine.num_outputs
         result = self._zeros(self.shape[0] // k, k)
         with self.ranks.sum_over_ranks(result):
-            for batch in self._chunks():
-                rows = result[batch.start : batch.start + batch.size]
-                with self._engine.open(batch) as chunk:
-                    for _, part in _merged(chunk.parts()):
-                        rows += part.squared_norms()
-                self._require_finite(batch, rows)
+            self._sum(self._add_row_norms, result)
         return require_no_overflow(result.flatten(), ROW_NORMS)
 
     @override
@@ -217,12 +211,32 @@ class ParameterJacobian(Jacobian):
         wide = sum_dtype(self.dtype)
         result = self._zeros(self._num_columns, dtype=wide)
         with self.ranks.sum_over_ranks(result):
-            for batch in self._chunks():
-                with self._engine.open(batch) as chunk:
-                    for name, part in _merged(chunk.parts()):
-                        result[self.columns[name]] += part.squared_sums().flatten()
-                self._require_finite(batch, result)
+            self._sum(self._add_column_norms, result)
         return require_no_overflow(result.to(self.dtype), COLUMN_NORMS)
+
+    def _add_row_norms(self, batch: Batch, result: Tensor) -> None:
+        rows = result[batch.start : batch.start + batch.size]
+        with self._engine.open(batch) as chunk:
+            for _, part in _merged(chunk.parts()):
+                rows += part.squared_norms()
+        self._require_finite(batch, rows)
+
+    def _add_column_norms(self, batch: Batch, result: Tensor) -> None:
+        with self._engine.open(batch) as chunk:
+            for name, part in _merged(chunk.parts()):
+                result[self.columns[name]] += part.squared_sums().flatten()
+        self._require_finite(batch, result)
+
+    def _sum(self, add: Callable[[Batch, Tensor], None], result: Tensor) -> None:
+        """Add up what the chunks of one pass give."""
+        halving, own = self._engine.halving, len(self.problem.batches.samples)
+
+        def added() -> None:
+            result.zero_()
+            for batch in self._chunks():
+                add(batch, result)
+
+        halving.repeat(added, lambda: halving.within(min(own, self._engine.chunk_size)))
 
     def write(
         self,
