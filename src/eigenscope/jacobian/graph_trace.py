@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -137,6 +138,13 @@ def _step(node: Node, numbers: Mapping[Node, int]) -> tuple[object, ...]:
         (numbers[child], number) if child is not None and child in numbers else None
         for child, number in node.next_functions
     )
-    found: list[Any] = [getattr(node, f"_saved_{name}", None) for name in _SETTINGS]
+    found: list[Any] = [getattr(node, name) for name in _settings_of(type(node))]
     settings = tuple(None if isinstance(s, Tensor) else s for s in found)
     return node.name(), children, settings
+
+
+@cache
+def _settings_of(kind: type[Node]) -> list[str]:
+    """Return the names under which a kind of operation keeps its settings."""
+    names = [f"_saved_{name}" for name in _SETTINGS]
+    return [name for name in names if hasattr(kind, name)]
