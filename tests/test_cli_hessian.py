@@ -1,5 +1,6 @@
 """Curvature by the command line, into runs that resume."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,20 @@ def test_a_run_goes_on_with_what_is_missing(capsys):
         assert np.array_equal(after[name].values, spectrum.values)
     main(["info", "runs/hessian"])
     assert "λ_min" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("converged", [True, False])
+def test_outliers_of_a_spectrum_that_is_too_coarse_are_not_counted(
+    capsys, monkeypatch, converged
+):
+    module = "eigenscope.experiments.curvature_spectra"
+    monkeypatch.setattr(f"{module}._BULK_DISTANCE", 1.0)  # any fit will do
+    monkeypatch.setattr(
+        f"{module}.summarize",
+        lambda found: replace(es.summarize(found), converged=converged),
+    )
+    numbers = as_json(capsys, *OWN)["hessian"]["whole"]
+    assert (numbers["num_outliers"] is not None) == converged
 
 
 def test_a_loss_may_be_the_users_own(capsys):

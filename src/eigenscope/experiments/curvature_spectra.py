@@ -264,7 +264,7 @@ def _numbers(found: Spectrum, spectra: Mapping[str, Spectrum]) -> dict[str, Json
         "trace_stderr": float(cast("float", said.trace.stderr)),
         "effective_rank": said.effective_rank,
         "negative_mass": said.negative_mass,
-        "num_outliers": _num_outliers(found),
+        "num_outliers": _num_outliers(found) if said.converged else None,
         "error": said.error,
         "converged": said.converged,
         "method": _path(found),
