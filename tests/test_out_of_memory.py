@@ -249,3 +249,29 @@ def test_plain_tensors_are_cut_as_well(problem, request):
     with halved("input Jacobian"):
         found = es.input_jacobian(problem.model, x)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.message
+def test_a_result_beyond_the_budget_is_refused_before_work(problem, full_device):
+    x = problem.batches.first(N).inputs
+    needed = N * 3 * 4 * 8
+    found = es.input_jacobian(problem.model, x, memory=needed)
+    assert torch.equal(found, es.input_jacobian(problem.model, x))
+    full_device["samples"] = 4
+    said = rf"the 11 × 3 × 4 Jacobian must fit .* memory={needed} .* write it to a run"
+    with pytest.raises(ValueError, match=said):
+        es.input_jacobian(problem.model, x, memory=needed - 1)
+
+
+@pytest.mark.message
+def test_checks_and_sums_have_a_budget():
+    matrix = torch.diag(torch.arange(1.0, 21.0))
+    assert str(es.verify(matrix, memory=32 * 20 * 4)) == str(es.verify(matrix))
+    with pytest.raises(ValueError, match="32 vectors of 20 numbers must fit"):
+        es.verify(matrix, memory=32 * 20 * 4 - 1)
+    for kind in ("frobenius", "nuclear"):
+        assert es.norm(matrix, kind, memory="1MB").value == es.norm(matrix, kind).value
+        with pytest.raises(ValueError, match="memory budget is 9 B"):
+            es.norm(matrix, kind, memory=9, method="exact")
+    with pytest.raises(ValueError, match="memory budget is 9 B"):
+        es.log_determinant(matrix, memory=9, method="exact")

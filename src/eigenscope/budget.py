@@ -127,6 +127,33 @@ def resolve(memory: str | int | None) -> int:
     return budget
 
 
+def require_fits(
+    needed: int, memory: str | int | None, *, what: str, way_out: str
+) -> int:
+    """Raise, before any work, unless a number of bytes fits a memory budget.
+
+    Args:
+        needed: The bytes.
+        memory: The budget, as `resolve` takes it.
+        what: What needs them, the subject of the message.
+        way_out: What helps beside a larger budget.
+
+    Returns:
+        The budget in bytes.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    budget = resolve(memory)
+    if needed > budget:
+        raise ValueError(
+            f"{what} must fit the memory budget of {format_bytes(budget)}; "
+            f"{format_bytes(needed)} are needed. Give more with memory={needed} or "
+            f"above, {way_out}."
+        )
+    return budget
+
+
 def rows_within(
     budget: int, bytes_per_row: int, *, minimum: int = 1, multiple_of: int = 1
 ) -> int:

@@ -24,6 +24,7 @@ def spectral_sum(
     operator_or_spectrum: Operand | Spectrum,
     function: Function,
     *,
+    memory: str | int | None = None,
     run: Run | None = None,
     name: str = "spectrum",
     **options: Any,
@@ -37,6 +38,8 @@ def spectral_sum(
         operator_or_spectrum: A symmetric operator or matrix, or its spectrum, from
             which any number of sums cost nothing.
         function: f, applied to NumPy arrays; finite on the whole spectrum.
+        memory: Budget such as "4GiB" for the spectrum; half of what is available if
+            None.
         run: A run that is open for writing: every finished group of probes is left
             there, and taken from there again.
         name: Name of the spectrum within the run; further sums of the same spectrum
@@ -60,7 +63,7 @@ def spectral_sum(
     return _from_spectrum(
         operator_or_spectrum,
         lambda found: _finite_sum(found, function),
-        {"run": run, "name": name} | options,
+        {"memory": memory, "run": run, "name": name} | options,
     )
 
 
@@ -127,6 +130,7 @@ def _measured_partially(partial: Any, measured: Callable[[Any], Estimate]) -> An
 def log_determinant(
     operator_or_spectrum: Operand | Spectrum,
     *,
+    memory: str | int | None = None,
     run: Run | None = None,
     name: str = "spectrum",
     **options: Any,
@@ -135,6 +139,8 @@ def log_determinant(
 
     Args:
         operator_or_spectrum: A symmetric operator or matrix, or its spectrum.
+        memory: Budget such as "4GiB" for the spectrum; half of what is available if
+            None.
         run: A run that is open for writing, as for `es.spectral_sum`.
         name: Name of the spectrum within the run.
         **options: As for `es.spectrum`.
@@ -155,7 +161,9 @@ def log_determinant(
         2.07944 ± 0
     """
     return _from_spectrum(
-        operator_or_spectrum, _log_sum, {"run": run, "name": name} | options
+        operator_or_spectrum,
+        _log_sum,
+        {"memory": memory, "run": run, "name": name} | options,
     )
 
 
@@ -175,6 +183,7 @@ def norm(
     operator_or_spectrum: Operand | Spectrum,
     kind: NormKind = "frobenius",
     *,
+    memory: str | int | None = None,
     run: Run | None = None,
     name: str | None = None,
     **options: Any,
@@ -184,6 +193,8 @@ def norm(
     Args:
         operator_or_spectrum: A symmetric operator or matrix, or its spectrum.
         kind: Which norm.
+        memory: Budget such as "4GiB" for the spectrum; half of what is available if
+            None.
         run: A run that is open for writing: what is found is left there, and taken
             from there again.
         name: Name within the run; None for "spectrum", or "eigenpairs" with
@@ -208,12 +219,16 @@ def norm(
     """
     require_choice("kind", kind, NormKind)
     if kind == "spectral":
-        kept: dict[str, Any] = {"run": run, "name": name or "eigenpairs"}
+        kept: dict[str, Any] = {
+            "memory": memory,
+            "run": run,
+            "name": name or "eigenpairs",
+        }
         return _spectral_norm(operator_or_spectrum, kept | options)
     return _from_spectrum(
         operator_or_spectrum,
         _root_of_squares if kind == "frobenius" else _sum_of_moduli,
-        {"run": run, "name": name or "spectrum"} | options,
+        {"memory": memory, "run": run, "name": name or "spectrum"} | options,
     )
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigenscope._types import JsonValue
-from eigenscope.budget import resolve
+from eigenscope.budget import require_fits
 from eigenscope.estimators.krylov import KrylovSpace
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import draw_probes, first_seed
@@ -25,6 +25,7 @@ from eigenscope.problem import Problem
 from eigenscope.problem.model import state_digest
 
 _BLOCK: Final = 4
+_HELD: Final = 8  # blocks: probes, images, and what they are compared with
 _ENTRIES: Final = 8
 _DENSE_ROWS: Final = 512
 _STEPS: Final = 20
@@ -143,7 +144,10 @@ class Verdict:
 
 
 def verify(
-    operator_or_matrix: Operand, *, generator: torch.Generator | None = None
+    operator_or_matrix: Operand,
+    *,
+    generator: torch.Generator | None = None,
+    memory: str | int | None = None,
 ) -> Verdict:
     """Check A = Aᵀ, A(ax + by) = aAx + bAy, A[x y] = [Ax Ay], … on random vectors.
 
@@ -158,12 +162,14 @@ def verify(
     Args:
         operator_or_matrix: A square operator, tensor or NumPy array.
         generator: Source of the vectors; a fresh one with a fixed seed if None.
+        memory: Budget such as "4GiB" for the vectors; half of what is available if
+            None. The Krylov space goes to disk where it does not fit.
 
     Returns:
         The verdict: true if every check has passed; `print` shows them.
 
     Raises:
-        ValueError: If it is not square.
+        ValueError: If it is not square, or the vectors do not fit the budget.
         TypeError: If it is no matrix of real floating-point numbers.
 
     Cost:
@@ -173,14 +179,14 @@ def verify(
         >>> print(str(verify(torch.eye(3))).splitlines()[0])
         Dense 3 × 3: all checks passed
     """
-    return _Inspection(operator_or_matrix, first_seed(generator)).verdict()
+    return _Inspection(operator_or_matrix, first_seed(generator), memory).verdict()
 
 
 @final
 class _Inspection:
     """The checks of one operator."""
 
-    def __init__(self, operand: Operand, seed: int) -> None:
+    def __init__(self, operand: Operand, seed: int, memory: str | int | None) -> None:
         rows, columns = tuple(operand.shape)
         if rows != columns:
             raise ValueError(
@@ -190,6 +196,12 @@ class _Inspection:
         self._operator = as_operator(operand)
         self._dim, self._seed, self._count = rows, seed, 0
         self._num_drawn = 0
+        self._budget = require_fits(
+            _HELD * _BLOCK * rows * self._operator.dtype.itemsize,
+            memory,
+            what=f"{_HELD * _BLOCK} vectors of {rows} numbers",
+            way_out="or verify a part: operator.restricted(...)",
+        )
         epsilon = torch.finfo(self._operator.dtype).eps
         self._tolerance = min(0.1, max(100.0, self._dim**0.5) * epsilon * 10)
         self._checks: list[Check] = []
@@ -282,7 +294,7 @@ class _Inspection:
         if self._checks[0].error > self._checks[0].tolerance:
             return  # without symmetry there is no quadratic form to look at
         products = Products(self._operator)
-        space = KrylovSpace(products, seed=self._seed, memory=resolve(None))
+        space = KrylovSpace(products, seed=self._seed, memory=self._budget)
         space.draw(1)
         for _ in range(min(_STEPS, self._dim)):
             if space.num_next:

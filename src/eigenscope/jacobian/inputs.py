@@ -18,6 +18,7 @@ from eigenscope.autodiff import (
     vector_jacobian_product,
     writable_empty,
 )
+from eigenscope.budget import require_fits
 from eigenscope.jacobian.acceleration import accelerate
 from eigenscope.jacobian.bottleneck import LinearWatch, find_bottleneck, watching
 from eigenscope.jacobian.chunks import choose_chunk_size
@@ -297,6 +298,7 @@ def input_jacobian(
     x: Float[Tensor, "sample *input"],
     *,
     output: OutputSpec = "logits",
+    memory: str | int | None = None,
 ) -> Float[Tensor, "sample output *input"]:
     """J[i, c] = ∂z_c(x_i)/∂x_i, the Jacobian of every sample's outputs by its input.
 
@@ -308,6 +310,7 @@ def input_jacobian(
         x: Inputs.
         output: "logits" (the raw output, flattened), "probabilities" or
             "log_probabilities" (softmax over axis 1), or a callable of the raw output.
+        memory: Budget for the result; half of what is available if None.
 
     Returns:
         The Jacobian, in units of output per input, in the model's dtype and device.
@@ -315,7 +318,8 @@ def input_jacobian(
     Raises:
         TypeError: If the inputs are not floating-point.
         ValueError: If `output` is unknown, the model mixes samples, is random, or
-            ignores its input, or something is not finite.
+            ignores its input, something is not finite, or the result does not fit
+            the budget.
 
     Cost:
         One forward and min(k, features before the last linear layer) backward passes;
@@ -330,6 +334,12 @@ def input_jacobian(
     problem = Problem(model, x, output=output, ranks="own")
     engine = InputJacobianEngine(problem)
     shape = (problem.num_samples, problem.num_outputs, *engine.sample_shape)
+    require_fits(
+        prod(shape) * problem.dtype.itemsize,
+        memory,
+        what=f"the {' × '.join(map(str, shape))} Jacobian",
+        way_out="or write it to a run: es.InputJacobian(problem).write(run)",
+    )
     result = writable_empty(shape, dtype=problem.dtype, device=problem.device)
     halving = Halving("input Jacobian")
 

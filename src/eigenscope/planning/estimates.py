@@ -176,7 +176,9 @@ def _of_eigenvalues(
         size = len(operand.values)
         step = Step(name="sum", method=f"{size} eigenvalues that are there")
         return [step], [], ()
-    bound = signature(function).bind(operand, **more, **options.get("options", {}))
+    bound = signature(function).bind(
+        operand, **more, memory=options["memory"], **options.get("options", {})
+    )
     bound.apply_defaults()
     return ESTIMATES[function](dict(bound.arguments), effort)
 
