@@ -81,6 +81,12 @@ def test_a_gram_matrix_beyond_the_budget_is_planned_from_its_tiles(capsys):
     )
 
 
+@pytest.mark.parametrize("verb", ["jacobian", "ntk", "hessian"])
+def test_a_plan_is_held_against_the_budget_of_the_command_line(capsys, verb):
+    main(["plan", verb, *own(), "--memory", "3MiB"])
+    assert "exceed the memory budget of 3.0 MiB" in capsys.readouterr().out
+
+
 def test_kernels_and_their_components_are_planned(capsys):
     kinds = ["--kernel", "trace", "conjugate", "--components", "parameter"]
     steps = steps_of(capsys, "ntk", *own(), *kinds)

@@ -65,7 +65,9 @@ def jacobian_cost(problem: Problem, wanted: JacobianPlan, *, effort: float) -> P
         One step for the Jacobian, two for each spectrum, and those of tails and files.
     """
     jacobian = prepare_jacobian(problem, wanted)
-    parts: list[Plan | Step] = [plan(jacobian.write, None, effort=effort)]
+    parts: list[Plan | Step] = [
+        plan(jacobian.write, None, memory=wanted.memory, effort=effort)
+    ]
     for output in wanted.outputs:
         for layout in wanted.layouts:
             name = f"{output}, {layout}"
@@ -74,7 +76,7 @@ def jacobian_cost(problem: Problem, wanted: JacobianPlan, *, effort: float) -> P
     count = len(wanted.outputs) * len(wanted.layouts)
     parts += tail_steps(max(sizes), wanted.num_replicas, count=count)
     parts.append(run_step(2 + 2 * len(wanted.outputs) + 2 * count))
-    return Plan.joined("eigenscope jacobian", parts)
+    return Plan.joined("eigenscope jacobian", parts, memory=wanted.memory)
 
 
 def kernel_cost(problem: Problem, wanted: KernelPlan, *, effort: float) -> Plan:
@@ -116,7 +118,7 @@ def kernel_cost(problem: Problem, wanted: KernelPlan, *, effort: float) -> Plan:
     size *= problem.num_outputs if "full" in wanted.kernels else 1
     parts += tail_steps(size, wanted.num_replicas, count=len(wanted.kernels))
     parts.append(run_step(3 + 2 * len(wanted.kernels)))
-    return Plan.joined("eigenscope ntk", parts)
+    return Plan.joined("eigenscope ntk", parts, memory=wanted.memory)
 
 
 def curvature_cost(
@@ -149,7 +151,7 @@ def curvature_cost(
     if wanted.classes and wanted.decomposed is not None:
         parts += _class_parts(operators[wanted.decomposed], wanted, effort)
     parts.append(run_step(3 + len(parts)))
-    return Plan.joined("eigenscope hessian", parts)
+    return Plan.joined("eigenscope hessian", parts, memory=wanted.memory)
 
 
 def tail_steps(

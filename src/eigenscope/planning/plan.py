@@ -122,12 +122,19 @@ class Plan:
     remarks: tuple[str, ...] = field(default=())
 
     @classmethod
-    def joined(cls, operation: str, parts: Sequence["Plan | Step"]) -> "Plan":
+    def joined(
+        cls,
+        operation: str,
+        parts: Sequence["Plan | Step"],
+        *,
+        memory: str | int | None = None,
+    ) -> "Plan":
         """Return the plan of several calls, one after the other.
 
         Args:
             operation: What they are together.
             parts: Plans and steps.
+            memory: Budget of all, such as "4GiB"; the least of the parts' if None.
 
         Returns:
             Their steps in order.
@@ -138,11 +145,12 @@ class Plan:
             steps += part.steps if isinstance(part, Plan) else [part]
         others = (other for own in plans for other in own.alternatives)
         remarks = (remark for own in plans for remark in own.remarks)
+        least = min((own.budget for own in plans), default=resolve(None))
         return cls(
             operation=operation,
             steps=tuple(steps),
             alternatives=tuple(dict.fromkeys(others)),
-            budget=min((own.budget for own in plans), default=resolve(None)),
+            budget=resolve(memory) if memory is not None else least,
             rehearsed_samples=max((own.rehearsed_samples for own in plans), default=0),
             rehearsal_seconds=sum(own.rehearsal_seconds for own in plans),
             remarks=tuple(dict.fromkeys(remarks)),
