@@ -59,8 +59,9 @@ class SignedAxis:
         """Write λ at the ticks of the axis."""
 
         def text(place: float, _: int | None) -> str:
-            value = np.sign(place) * self._unit * (10 ** abs(place) - 1)
-            return f"{value:.2g}"
+            value = float(f"{np.sign(place) * self._unit * (10 ** abs(place) - 1):.2g}")
+            is_plain = value == 0 or 1e-3 <= abs(value) < 1e5
+            return f"{value:,.10g}" if is_plain else f"{value:.2g}"
 
         ax.xaxis.set_major_formatter(FuncFormatter(text))
         ax.set(xlabel=quantity, xlim=(self.grid[0], self.grid[-1]))

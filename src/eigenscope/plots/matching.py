@@ -143,7 +143,7 @@ def _depth_figure(
                 for match, look in zip(mine, looks(), strict=False):
                     _plot_depth(ax, match, values(match, key), name(match, key), look)
                 ax.set_title(f"{model}: {MEASURE_NAMES[key]}", parse_math=False)
-                write_legend(ax, loc="lower left")
+                write_legend(ax, loc="best")
             row[0].set_ylabel("distance to the full spectrum / largest")
         for ax in grid[-1]:
             ax.set_xlabel("relative depth")
