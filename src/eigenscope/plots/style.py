@@ -124,7 +124,7 @@ def write_note(ax: Axes, text: str) -> None:
 
 
 def write_legend(
-    ax: Axes, *, loc: Literal["upper right", "lower left", "center left"]
+    ax: Axes, *, loc: Literal["upper right", "lower left", "center left", "best"]
 ) -> None:
     """Draw the legend, with names taken literally; a long one below the axes.
 
