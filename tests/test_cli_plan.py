@@ -103,6 +103,7 @@ def test_classes_and_verification_are_planned(capsys):
     assert {"verify: products for all checks", "total: 6 eigenpairs"} <= steps.keys()
 
 
+@pytest.mark.vision
 def test_a_training_is_planned_with_the_measures_that_are_due(capsys, here):
     (here / "mine.toml").write_text(EXPERIMENT)
     steps = steps_of(capsys, "train", "mine.toml")
@@ -128,6 +129,7 @@ def test_weights_and_fits_are_planned(capsys, here):
     assert list(steps) == ["tail fits", "bootstrap, 3 replicas"]
 
 
+@pytest.mark.vision
 def test_the_demo_is_planned(capsys):
     steps = steps_of(capsys, "demo", "--epochs", "2")
     assert steps["training"]["passes"] == 2 + 8
@@ -147,6 +149,7 @@ def recorded(here: Path) -> list[str]:
     return ["a", "b"]
 
 
+@pytest.mark.vision
 def test_stored_runs_are_planned_from_one_of_each_kind(capsys, here, recorded):
     steps = steps_of(capsys, "match", *recorded, "--animate")
     assert steps["distances"]["method"] == "4 pairs of spectra"
