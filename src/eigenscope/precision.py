@@ -1,7 +1,7 @@
 """Sums that single precision would spoil, on devices with and without doubles."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 _CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ def has_float64(device: torch.device) -> bool:
     return device.type != "mps"
 
 
-def to_host(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def to_host(x: Num[Tensor, "..."]) -> Num[Tensor, "..."]:
     """The same numbers, on the CPU.
 
     Args:
@@ -43,7 +43,7 @@ def wide_device(device: torch.device) -> torch.device:
     return device if has_float64(device) else _CPU
 
 
-def widened(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def widened(x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The same numbers in float64.
 
     Args:

@@ -36,7 +36,7 @@ class ConditionNumber:
     is_resolved: bool
 
 
-def condition_number(kernel: Float[Tensor, "..."]) -> ConditionNumber:
+def condition_number(kernel: Num[Tensor, "..."]) -> ConditionNumber:
     """κ = λ_max / λ_min of a kernel matrix, computed in float64.
 
     Args:
@@ -124,7 +124,7 @@ def kernel_alignment(
 
 
 def kernel_target_alignment(
-    kernel: Float[Tensor, "sample sample"],
+    kernel: Num[Tensor, "sample sample"],
     targets: Num[Tensor, "..."],
     *,
     centered: bool = False,
