@@ -172,12 +172,12 @@ class SymmetricOperator(LinearOperator):
         return Combination([(1.0, self), (-1.0, other)])
 
     @final
-    def __mul__(self, factor: float) -> "SymmetricOperator":
+    def __mul__(self, factor: float | Tensor) -> "SymmetricOperator":
         """Return c A."""
         return Combination([(_number(factor), self)])
 
     @final
-    def __truediv__(self, divisor: float) -> "SymmetricOperator":
+    def __truediv__(self, divisor: float | Tensor) -> "SymmetricOperator":
         """Return A / c."""
         number = _number(divisor)
         if number == 0:
@@ -185,7 +185,7 @@ class SymmetricOperator(LinearOperator):
         return Combination([(1 / number, self)])
 
     @final
-    def __rmul__(self, factor: float) -> "SymmetricOperator":
+    def __rmul__(self, factor: float | Tensor) -> "SymmetricOperator":
         """Return c A."""
         return self * factor
 
