@@ -183,6 +183,6 @@ def test_what_has_no_classes_is_refused():
         es.decompose_by_class(wrong)
     operator = es.GaussNewton(es.Problem(*make()[:2], loss=nn.CrossEntropyLoss()))
     with pytest.raises(
-        ValueError, match=r"means of 4² pairs of classes take .* 1000 B"
+        ValueError, match=r"means of 4² pairs of classes must .* 1000 B"
     ):
         es.decompose_by_class(operator, memory=1000)

@@ -102,7 +102,7 @@ def test_features_that_are_no_rows_of_samples_are_refused():
     ):
         es.conjugate_kernel(windows, x, layer="1")
     model, x = small()
-    with pytest.raises(ValueError, match="features and kernel must fit"):
+    with pytest.raises(ValueError, match="features each and their kernel must fit"):
         es.conjugate_kernel(model, x, memory=100)
     with pytest.raises(ValueError, match="samples of the same shape"):
         es.conjugate_kernel(model, x, x.float())

@@ -271,7 +271,7 @@ def test_checks_and_sums_have_a_budget():
         es.verify(matrix, memory=32 * 20 * 4 - 1)
     for kind in ("frobenius", "nuclear"):
         assert es.norm(matrix, kind, memory="1MB").value == es.norm(matrix, kind).value
-        with pytest.raises(ValueError, match="memory budget is 9 B"):
+        with pytest.raises(ValueError, match="memory budget of 9 B"):
             es.norm(matrix, kind, memory=9, method="exact")
-    with pytest.raises(ValueError, match="memory budget is 9 B"):
+    with pytest.raises(ValueError, match="memory budget of 9 B"):
         es.log_determinant(matrix, memory=9, method="exact")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigenscope.budget import format_bytes, resolve
+from eigenscope.budget import require_fits
 from eigenscope.losses import Categorical, CrossEntropy
 from eigenscope.operators import (
     Combination,
@@ -201,12 +201,12 @@ def _require_room(
     problem = total.problem
     numbers = problem.num_samples * problem.num_outputs + 3 * total.shape[0]
     needed = numbers * num_classes**2 * total.dtype.itemsize
-    if needed > resolve(memory):
-        raise ValueError(
-            f"the means of {num_classes}² pairs of classes take {format_bytes(needed)} "
-            f"and must fit the memory budget of {format_bytes(resolve(memory))}. Give "
-            "more with memory=, or take a layer: es.layer_blocks(G)[name]."
-        )
+    require_fits(
+        needed,
+        memory,
+        what=f"the means of {num_classes}² pairs of classes",
+        way_out="or take a layer: es.layer_blocks(G)[name]",
+    )
 
 
 def _matrices(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigenscope.budget import format_bytes, resolve
+from eigenscope.budget import require_fits
 from eigenscope.operators import Gram, LinearOperator, StoredGram, SymmetricOperator
 from eigenscope.precision import to_host
 
@@ -72,24 +72,18 @@ def require_square(operand: Operand) -> int:
 
 
 def require_budget(needed: int, *, what: str, memory: str | int | None) -> None:
-    """Raise unless a number of bytes fits the memory budget.
+    """Raise unless a dense form and its workspace fit the memory budget.
 
     Args:
-        needed: The bytes.
+        needed: Bytes of both.
         what: What needs them, the subject of the message.
         memory: The budget.
 
     Raises:
         ValueError: If it does not fit.
     """
-    budget = resolve(memory)
-    if needed > budget:
-        raise ValueError(
-            f"{what} needs {format_bytes(needed)} with its workspace, and the memory "
-            f"budget is {format_bytes(budget)}. Give more with memory={needed} "
-            f"(--memory {needed}) or above, use fewer rows, or pass es.gram(jacobian), "
-            "whose smaller side is taken."
-        )
+    way_out = "use fewer rows, or pass es.gram(jacobian), whose smaller side is taken"
+    require_fits(needed, memory, what=f"{what} with its workspace", way_out=way_out)
 
 
 def extra_bytes(operand: Operand) -> int:

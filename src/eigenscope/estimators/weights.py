@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from eigenscope._types import JsonValue, require_choice
-from eigenscope.estimators.matrices import require_budget, require_finite
+from eigenscope.budget import require_fits
+from eigenscope.estimators.matrices import require_finite
 from eigenscope.problem import select_parameters
 from eigenscope.spectra import Spectrum, rounding_floor
 
@@ -117,7 +118,12 @@ def _weights(model: nn.Module, params: str | Sequence[str] | None) -> dict[str, 
 def _spectrum(
     name: str, weight: Tensor, kernels: Kernels, memory: str | int | None
 ) -> Spectrum:
-    require_budget(24 * weight.numel(), what=f"the spectrum of {name!r}", memory=memory)
+    require_fits(
+        24 * weight.numel(),
+        memory,
+        what=f"the spectrum of {name!r}",
+        way_out="or choose other weights with params=",
+    )
     matrices = _matrices(weight.to("cpu", torch.float64), kernels)
     require_finite(matrices.flatten(0, 1))
     values = torch.linalg.svdvals(matrices).flatten().square().numpy()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eigenscope._types import OutputSpec
 from eigenscope.autodiff import large_empty
-from eigenscope.budget import format_bytes, resolve
+from eigenscope.budget import require_fits, resolve
 from eigenscope.jacobian.engine import ParameterEngine
 from eigenscope.losses import known_loss, per_sample_losses
 from eigenscope.problem import Batch, Problem, left_as_found
@@ -196,12 +196,12 @@ def _require_room(
     rows = problem.num_samples * num_outputs
     columns = sum(p.numel() for p in problem.params.values())
     needed = rows * sum(p.nbytes for p in problem.params.values())
-    if needed > budget:
-        raise ValueError(
-            f"the {rows} × {columns} Jacobian must fit the memory budget of "
-            f"{format_bytes(budget)}; {format_bytes(needed)} are needed. Give more "
-            f"with memory=, choose some parameters with params=, or {way_out}."
-        )
+    require_fits(
+        needed,
+        budget,
+        what=f"the {rows} × {columns} Jacobian",
+        way_out=f"choose some parameters with params=, or {way_out}",
+    )
 
 
 def _filled(engine: ParameterEngine) -> dict[str, Tensor]:

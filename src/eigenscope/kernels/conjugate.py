@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eigenscope.autodiff import large_empty
-from eigenscope.budget import format_bytes, resolve
+from eigenscope.budget import require_fits
 from eigenscope.kernels.matrices import require_finite_kernel
 from eigenscope.kernels.triangles import add_lower_product, add_product, mirror_lower
 from eigenscope.problem import (
@@ -257,13 +257,13 @@ def _require_room(
     num_left: int, num_right: int, features: Tensor, memory: str | int | None
 ) -> None:
     size = num_left * (features.shape[1] + num_right) * features.element_size()
-    if size > resolve(memory):
-        raise ValueError(
-            "features and kernel must fit the memory budget of "
-            f"{format_bytes(resolve(memory))}; {num_left} samples with "
-            f"{features.shape[1]} features each take {format_bytes(size)}. Give more "
-            "with memory=, or take some samples at a time."
-        )
+    require_fits(
+        size,
+        memory,
+        what=f"{num_left} samples with {features.shape[1]} features each and their "
+        "kernel",
+        way_out="or take some samples at a time",
+    )
 
 
 def _listed(names: list[str]) -> str:

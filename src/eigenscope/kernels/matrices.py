@@ -6,7 +6,7 @@ from torch import Tensor
 
 from eigenscope._types import KernelMethod, KernelOutputs
 from eigenscope.autodiff import large_empty
-from eigenscope.budget import format_bytes, resolve
+from eigenscope.budget import require_fits, resolve
 from eigenscope.kernels.blocks import Block, Range
 from eigenscope.kernels.engine import KernelEngine
 from eigenscope.kernels.pairs import add_formed, add_pair
@@ -174,16 +174,15 @@ def require_finite_kernel(matrix: Tensor, each: int, first: int = 0) -> None:
 def _require_room(
     needed: int, budget: int, shape: tuple[int, int], count: int, *, symmetric: bool
 ) -> None:
-    if needed < budget:
-        return
     what = "kernel" if count == 1 else f"{count} kernels"
     way_out = (
         "write it to a run: es.NTK(problem).write(run)"
         if symmetric
         else "take some samples of x1 at a time"
     )
-    raise ValueError(
-        f"the {what} of {shape[0]} × {shape[1]} numbers must fit the memory budget of "
-        f"{format_bytes(budget)}; {format_bytes(needed)} are needed. Give more with "
-        f"memory=, take outputs='trace', or {way_out}."
+    require_fits(
+        needed,
+        budget,
+        what=f"the {what} of {shape[0]} × {shape[1]} numbers",
+        way_out=f"take outputs='trace', or {way_out}",
     )

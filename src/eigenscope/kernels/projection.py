@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eigenscope._types import OutputSpec
-from eigenscope.budget import format_bytes, resolve, rows_within
+from eigenscope.budget import require_fits, resolve, rows_within
 from eigenscope.jacobian import ParameterEngine
 from eigenscope.kernels.engine import require_parameters
 from eigenscope.kernels.tangent import NTKOutputs, problems
@@ -130,14 +130,13 @@ def _require_room(
     rows = left.num_samples + (right.num_samples if right is not left else 0)
     itemsize = torch.promote_types(left.dtype, torch.float32).itemsize
     needed = (2 * entries + rows * left.num_outputs * count) * itemsize
-    if needed > budget:
-        raise ValueError(
-            f"the kernel of {left.num_samples} × {right.num_samples} samples, its "
-            f"error and {count} projections must fit the memory budget of "
-            f"{format_bytes(budget)}; {format_bytes(needed)} are needed. Give more "
-            "with memory=, take outputs='trace', fewer projections, or some samples "
-            "at a time."
-        )
+    require_fits(
+        needed,
+        budget,
+        what=f"the kernel of {left.num_samples} × {right.num_samples} samples, its "
+        f"error and {count} projections",
+        way_out="take outputs='trace', fewer projections, or some samples at a time",
+    )
 
 
 def _groups(problem: Problem, count: int, budget: int) -> list[int]:
