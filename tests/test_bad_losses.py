@@ -1,5 +1,6 @@
 """Losses and targets that have no risk say what is needed."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -56,7 +57,13 @@ def risk(loss: Any, targets: Any = Y, model: nn.Module | None = None) -> Risk:
             r"NLLLoss must take outputs of shape \(2, 3\) .* weight tensor ",
         ),
         (nn.NLLLoss(), Y + 2, r"from sample 0 on PyTorch says: .*3 is out of bounds"),
-        (nn.HuberLoss(), Y[:, None, None] + X[0, :2], r"of shape \(2, 1, 2\); for"),
+        (nn.HuberLoss(), X[:, :1], r"needs targets .* got shape \(2, 1\)\. Reshape"),
+        (functional.kl_div, Y.float(), r"kl_div of outputs .* got shape \(2,\)\. Res"),
+        (
+            partial(functional.poisson_nll_loss, log_input=True),
+            Y.float(),
+            r"poisson_nll_loss of outputs of shape .* got shape \(2,\)",
+        ),
         (nn.GaussianNLLLoss(), X[:, :3], r"'var'\. .*a callable of \(raw output, t"),
         (
             nn.CrossEntropyLoss(reduction="none"),
@@ -64,7 +71,11 @@ def risk(loss: Any, targets: Any = Y, model: nn.Module | None = None) -> Risk:
             "has reduction='none'",
         ),
         (nn.MSELoss(), Y.float(), r"same shape; got shape \(2,\)\. Reshape the tar"),
-        (nn.L1Loss(), torch.ones(5, 2, 3), r"gave \(2, 2, 3\)\. Do the targets have"),
+        (
+            partial(functional.gaussian_nll_loss, var=torch.ones(2, 3)),
+            torch.ones(5, 2, 3),
+            r"gave \(2, 2, 3\)\. Do the targets have",
+        ),
         (nn.BCEWithLogitsLoss(), X[:, :3] + 0.5, r"from 0 to 1; sample 1 has 1\.1"),
         (lambda z, _: z, Y, r"gave shape \(2, 3\)\. Sum or average its terms"),
         (lambda _, y: y.float().mean(), Y, r"<lambda> is not \(autograd sees no dep"),

@@ -233,3 +233,10 @@ def test_models_without_parameters_have_no_parameter_jacobian():
 def test_targets_that_do_not_fit_the_loss_are_refused(loss, y, error, message):
     with pytest.raises(error, match=message):
         es.per_sample_gradients(nn.Linear(4, 2), loss, torch.ones(3, 4), y)
+
+
+@pytest.mark.message
+def test_targets_that_would_be_broadcast_over_outputs_are_refused():
+    model, x = nn.Linear(4, 3), torch.randn(3, 4)
+    with pytest.raises(ValueError, match=r"L1Loss .* same shape; got shape \(3,\)"):
+        es.per_sample_gradients(model, nn.L1Loss(), x, torch.ones(3))

@@ -13,11 +13,22 @@ from torch.nn import functional
 from typing_extensions import override
 
 from eigenscope.losses.base import Loss, LossParts
+from eigenscope.losses.elementwise import require_equal_shapes
 from eigenscope.precision import wide_sum
 from eigenscope.problem.batch import take
 
 Form = Literal["mean", "sum", "pair"]
 Unreduced = Callable[[Any, Any], Tensor]
+
+_ELEMENTWISE = (
+    (nn.L1Loss, functional.l1_loss),
+    (nn.SmoothL1Loss, functional.smooth_l1_loss),
+    (nn.HuberLoss, functional.huber_loss),
+    (nn.SoftMarginLoss, functional.soft_margin_loss),
+    (nn.HingeEmbeddingLoss, functional.hinge_embedding_loss),
+    (nn.PoissonNLLLoss, functional.poisson_nll_loss),
+    (nn.KLDivLoss, functional.kl_div),
+)
 
 
 @final
@@ -69,6 +80,8 @@ class TorchParts(LossParts):
 
     @override
     def require_valid(self, raw: Tensor, targets: Any, start: int) -> None:
+        if is_elementwise(self._loss):
+            require_equal_shapes(self.name, raw, targets)
         try:
             self._unreduced(raw, targets)
         except torch.OutOfMemoryError:
@@ -237,8 +250,12 @@ def torch_parts(loss: Loss) -> TorchParts | None:
 
 def is_nll(loss: Loss) -> bool:
     """Return whether a loss is torch's negative log-likelihood of log-probabilities."""
-    function = loss.func if isinstance(loss, partial) else loss
-    return type(loss) is nn.NLLLoss or function is functional.nll_loss
+    return _is_one_of(loss, (nn.NLLLoss, functional.nll_loss))
+
+
+def is_elementwise(loss: Loss) -> bool:
+    """Return whether a loss of torch has one target for every output."""
+    return any(_is_one_of(loss, pair) for pair in _ELEMENTWISE)
 
 
 def class_weight_sum(
@@ -255,6 +272,12 @@ def loss_name(loss: Loss) -> str:
     """Return what messages call a loss."""
     function = loss.func if isinstance(loss, partial) else loss
     return getattr(function, "__name__", type(loss).__name__)
+
+
+def _is_one_of(loss: Loss, pair: tuple[type[nn.Module], Callable[..., Any]]) -> bool:
+    kind, function = pair
+    own = loss.func if isinstance(loss, partial) else loss
+    return type(loss) is kind or own is function
 
 
 def _options(loss: Loss) -> dict[str, Any]:
