@@ -13,22 +13,15 @@ from eigenscope.autodiff import writable_empty
 from eigenscope.distributed import Ranks
 from eigenscope.jacobian import EngineSettings
 from eigenscope.operators.computed_blocks import ComputedBlocks
-from eigenscope.operators.rows import Jacobian
 from eigenscope.operators.sample_blocks import RAW_OUTPUTS, SampleBlocks
 from eigenscope.operators.stored_blocks import StoredBlocks
-from eigenscope.operators.streams import (
-    streamed_column_norms,
-    streamed_product,
-    streamed_row_norms,
-    streamed_transpose_product,
-    sum_dtype,
-)
+from eigenscope.operators.streams import StreamedJacobian, sum_dtype
 from eigenscope.problem import Problem
 from eigenscope.store import Run
 
 
 @final
-class InputJacobian(Jacobian):
+class InputJacobian(StreamedJacobian):
     """𝒥, the input-output Jacobian of a data set of n samples in ℝᵈ with k outputs.
 
     Layout "samples": n × k·d, row i is ∂z(x_i)/∂x_i flattened, column c·d + j.
@@ -205,26 +198,6 @@ class InputJacobian(Jacobian):
             panel = self._empty(part.shape)
             part.fill(panel)
             yield panel.flatten(1)
-
-    @override
-    def multiply(
-        self, block: Float[Tensor, "column vector"]
-    ) -> Float[Tensor, "row vector"]:
-        return streamed_product(self, block)
-
-    @override
-    def multiply_transpose(
-        self, block: Float[Tensor, "row vector"]
-    ) -> Float[Tensor, "column vector"]:
-        return streamed_transpose_product(self, block)
-
-    @override
-    def squared_row_norms(self) -> Float[Tensor, " row"]:
-        return streamed_row_norms(self)
-
-    @override
-    def squared_column_norms(self) -> Float[Tensor, " column"]:
-        return streamed_column_norms(self)
 
     def sketch(
         self, num_rows: int, *, generator: torch.Generator | None = None

@@ -8,18 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from eigenscope.operators.rows import Jacobian
-from eigenscope.operators.streams import (
-    streamed_column_norms,
-    streamed_product,
-    streamed_row_norms,
-    streamed_transpose_product,
-)
+from eigenscope.operators.streams import StreamedJacobian
 from eigenscope.store import TiledArray
 
 
 @final
-class StoredRows(Jacobian):
+class StoredRows(StreamedJacobian):
     """A matrix in a run whose tiles are whole rows.
 
     Args:
@@ -63,23 +57,3 @@ class StoredRows(Jacobian):
     @override
     def dense(self) -> Float[Tensor, "row column"]:
         return torch.from_numpy(self.array[()])
-
-    @override
-    def multiply(
-        self, block: Float[Tensor, "column vector"]
-    ) -> Float[Tensor, "row vector"]:
-        return streamed_product(self, block)
-
-    @override
-    def multiply_transpose(
-        self, block: Float[Tensor, "row vector"]
-    ) -> Float[Tensor, "column vector"]:
-        return streamed_transpose_product(self, block)
-
-    @override
-    def squared_row_norms(self) -> Float[Tensor, " row"]:
-        return streamed_row_norms(self)
-
-    @override
-    def squared_column_norms(self) -> Float[Tensor, " column"]:
-        return streamed_column_norms(self)

@@ -1,5 +1,6 @@
 """Rules for convolutions and transposed ones in one, two and three dimensions."""
 
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, final
@@ -16,67 +17,79 @@ from eigenscope.jacobian.rules.patches import Convolved, Geometry, patches
 _Sizes = int | Sequence[int]
 
 
+class _Windows(Rule):
+    """A rule of weights that are slid over the axes behind the channels."""
+
+    any_axis = False
+
+    @abstractmethod
+    def use(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Use:
+        """Take a call apart."""
+
+    @abstractmethod
+    def weight_gradients(self, use: Use, cotangents: Tensor) -> PerSample:
+        """Return the per-sample gradients of the weights that are slid."""
+
+    @final
+    @override
+    def take(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+    ) -> Use | None:
+        use = self.use(args, kwargs)
+        return use if output.ndim == use.weights["weight"].ndim else None
+
+    @final
+    @override
+    def gradients(
+        self, use: Use, cotangents: Tensor, roles: Collection[str]
+    ) -> dict[str, PerSample]:
+        result: dict[str, PerSample] = {}
+        if "bias" in roles:
+            result["bias"] = Plain(cotangents.flatten(4).sum((2, 4)))
+        if "weight" in roles:
+            result["weight"] = self.weight_gradients(use, cotangents)
+        return result
+
+
 @final
-class Convolution(Rule):
+class Convolution(_Windows):
     """y = w * x + b: cotangents times patches of the input.
 
     Padding modes other than zeros are a separate function call that comes before.
     """
 
     name = "convolution"
-    any_axis = False
 
     @override
-    def take(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
-    ) -> Use | None:
-        use = _convolution_use(*args, **kwargs)
-        return use if output.ndim == use.weights["weight"].ndim else None
+    def use(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Use:
+        return _convolution_use(*args, **kwargs)
 
     @override
-    def gradients(
-        self, use: Use, cotangents: Tensor, roles: Collection[str]
-    ) -> dict[str, PerSample]:
-        result: dict[str, PerSample] = {}
-        if "bias" in roles:
-            result["bias"] = Plain(cotangents.flatten(4).sum((2, 4)))
-        if "weight" in roles:
-            geometry, images = use.options["geometry"], use.inputs[0]
-            shape = tuple(use.weights["weight"].shape)
-            result["weight"] = Convolved(images, cotangents, geometry, shape)
-        return result
+    def weight_gradients(self, use: Use, cotangents: Tensor) -> PerSample:
+        geometry, images = use.options["geometry"], use.inputs[0]
+        shape = tuple(use.weights["weight"].shape)
+        return Convolved(images, cotangents, geometry, shape)
 
 
 @final
-class TransposedConvolution(Rule):
+class TransposedConvolution(_Windows):
     """y = wᵀ * x + b: inputs times patches of the cotangent."""
 
     name = "transposed convolution"
-    any_axis = False
 
     @override
-    def take(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
-    ) -> Use | None:
-        use = _transposed_use(*args, **kwargs)
-        return use if output.ndim == use.weights["weight"].ndim else None
+    def use(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Use:
+        return _transposed_use(*args, **kwargs)
 
     @override
-    def gradients(
-        self, use: Use, cotangents: Tensor, roles: Collection[str]
-    ) -> dict[str, PerSample]:
-        result: dict[str, PerSample] = {}
-        if "bias" in roles:
-            result["bias"] = Plain(cotangents.flatten(4).sum((2, 4)))
-        if "weight" in roles:
-            geometry, x = use.options["geometry"], use.inputs[0]
-            padded = F.pad(cotangents.flatten(0, 1), geometry.padding)
-            right = patches(padded, tuple(x.shape[3:]), geometry)
-            right = right.unflatten(0, cotangents.shape[:2])
-            left = x.flatten(3).unflatten(2, (geometry.groups, -1))
-            left = left.permute(0, 2, 1, 4, 3).flatten(2, 3).unsqueeze(1)
-            result["weight"] = Outer(left, right, tuple(use.weights["weight"].shape))
-        return result
+    def weight_gradients(self, use: Use, cotangents: Tensor) -> PerSample:
+        geometry, x = use.options["geometry"], use.inputs[0]
+        padded = F.pad(cotangents.flatten(0, 1), geometry.padding)
+        right = patches(padded, tuple(x.shape[3:]), geometry)
+        right = right.unflatten(0, cotangents.shape[:2])
+        left = x.flatten(3).unflatten(2, (geometry.groups, -1))
+        left = left.permute(0, 2, 1, 4, 3).flatten(2, 3).unsqueeze(1)
+        return Outer(left, right, tuple(use.weights["weight"].shape))
 
 
 def _convolution_use(
