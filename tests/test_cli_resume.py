@@ -19,7 +19,7 @@ from cli_cases import (
 
 from eigenscope import zoo
 from eigenscope.cli.arguments import arguments_of
-from eigenscope.cli.options import parse
+from eigenscope.cli.parsing import parse
 from eigenscope.store import Run
 
 RUN = Path("run")

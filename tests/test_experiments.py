@@ -169,9 +169,15 @@ def test_faults_of_numbers_files_and_networks_are_said(change, fault):
 
 @pytest.mark.message
 def test_files_and_names_that_are_not_there_are_said():
-    with pytest.raises(FileNotFoundError, match=r"no experiment file nowhere\.toml"):
-        read_study("nowhere.toml")
-    with pytest.raises(FileNotFoundError, match="the nearest are lenet-mnist"):
+    there = written(TINY)
+    said = (
+        r"`eigenscope train --list`; there is no file .*lenet-mnst\.toml\. The nearest"
+    )
+    with pytest.raises(FileNotFoundError, match=said + r" names are lenet-mn.*: tiny"):
+        read_study(str(Path(there).with_name("lenet-mnst.toml")))
+    with pytest.raises(
+        FileNotFoundError, match=r"got 'lenet-mnst'\. The nearest names"
+    ):
         read_study("lenet-mnst")
     with pytest.raises(ValueError, match=r"tiny\.toml must be TOML"):
         read_study(written("seed = = 3"))

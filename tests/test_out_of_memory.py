@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 import eigenscope as es
 from eigenscope.jacobian import InputJacobianEngine, OpenChunk
 from eigenscope.operators.curvature_graphs import HessianChunk
+from eigenscope.planning.counting import Counting
 from eigenscope.store import Run
 
 N, FITS = 11, 2
@@ -275,3 +277,35 @@ def test_checks_and_sums_have_a_budget():
             es.norm(matrix, kind, memory=9, method="exact")
     with pytest.raises(ValueError, match="memory budget of 9 B"):
         es.log_determinant(matrix, memory=9, method="exact")
+
+
+@pytest.mark.parametrize(
+    ("call", "method", "held"),
+    [
+        (es.trace, "xtrace", 55),
+        (es.trace, "hutch++", 16),
+        (es.trace, "hutchinson", 10),
+        (es.diagonal, "hutch++", 27),
+        (es.diagonal, "hutchinson", 23),
+    ],
+)
+@pytest.mark.message
+def test_random_vectors_have_a_budget(call, method, held):
+    dim = 600
+    matrix = torch.diag(torch.linspace(-1, 2, dim, dtype=torch.float64))
+    options = {"method": method, "num_matvecs": 12}
+    free = call(matrix, **options)
+    least = held * dim * 8
+    with Counting(torch.device("cpu")) as counted:
+        tight = call(matrix, memory=least, **options)
+    # The same products, fewer at a time.
+    torch.testing.assert_close(
+        torch.as_tensor(tight.value), torch.as_tensor(free.value)
+    )
+    assert tight.num_matvecs == free.num_matvecs
+    assert counted.peak < 1.1 * least
+    assert es.plan(call, matrix, memory=least, effort=1e-3, **options).fits
+    said = rf"{held} vectors of 600 numbers .* memory={least} or above, take fewer"
+    for refused in (call, partial(es.plan, call)):
+        with pytest.raises(ValueError, match=said):
+            refused(matrix, memory=least - 1, **options)

@@ -279,6 +279,7 @@ def fit_power_law(
     max_alpha: float | None = None,
     peak_edge: PeakEdge = "left",
     bins: int = 100,
+    memory: str | int | None = None,
 ) -> PowerLaw:
     """Fit α = 1 + n / Σ log(x / xmin) to the values x from xmin on.
 
@@ -306,6 +307,7 @@ def fit_power_law(
             otherwise.
         peak_edge: Which edge of the fullest bin "peak" takes.
         bins: How many bins "peak" uses.
+        memory: Budget such as "4GiB"; half of what is available if None.
 
     Returns:
         The fit, which can be drawn, tested and compared with other laws.
@@ -314,10 +316,12 @@ def fit_power_law(
         TypeError: If the values are complex.
         ValueError: If there are too few distinct values or none but rounding, if some
             are negative or not finite, if the tail from xmin has fewer than two
-            distinct values, or if an option is unknown or contradicts another.
+            distinct values, if they do not fit the budget, or if an option is unknown
+            or contradicts another.
 
     Cost:
-        O(n log n) to sort, O(n) for the scan in all but contrived cases.
+        O(n log n) to sort, O(n) for the scan in all but contrived cases; 170 bytes for
+        each value.
 
     References:
         Clauset, Shalizi, Newman (2009), SIAM Review 51(4), eq. 3.1 and section 3.3;
@@ -333,7 +337,9 @@ def fit_power_law(
     require_choice("likelihood", likelihood, Likelihood)
     require_choice("peak_edge", peak_edge, PeakEdge)
     require_consistent(xmin, xmax, likelihood, bins)
-    read = read_tail_values(values, weights=weights, noise_floor=noise_floor, xmax=xmax)
+    read = read_tail_values(
+        values, weights=weights, noise_floor=noise_floor, xmax=xmax, memory=memory
+    )
     sample = read.sample
     if xmin == "scan":
         start = scan_start(sample, xmax, likelihood, max_alpha)

@@ -1,16 +1,18 @@
 """What a tail fit may use of the values that it is given."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
 from jaxtyping import Float, Real
 from torch import Tensor
 
+from eigenscope.budget import require_fits
 from eigenscope.spectra import Spectrum
 
 MIN_VALUES = 3
 MIN_ABOVE_FLOOR = 10
+_VALUE_BYTES: Final = 170  # of a value, while all starts are tried
 
 Values = Real[np.ndarray, " value"] | Real[Tensor, " value"] | Spectrum
 Weights = Real[np.ndarray, " value"] | Real[Tensor, " value"]
@@ -102,6 +104,7 @@ def read_tail_values(
     weights: Weights | None,
     noise_floor: float | None,
     xmax: float | None,
+    memory: str | int | None,
 ) -> TailValues:
     """Check `values` and keep those above the noise floor and up to `xmax`.
 
@@ -110,9 +113,11 @@ def read_tail_values(
 
     Raises:
         TypeError: If the values are complex.
-        ValueError: If values, weights, floor or xmax are unusable.
+        ValueError: If values, weights, floor or xmax are unusable, or there is no
+            memory for a fit.
     """
     array, counts = _arrays(values, weights)
+    require_tail_fits(len(array), memory)
     own = values.noise_floor if isinstance(values, Spectrum) else 0.0
     floor = own if noise_floor is None else float(noise_floor)
     if not (np.isfinite(floor) and floor >= 0):
@@ -132,6 +137,24 @@ def read_tail_values(
         noise_floor=floor,
         num_below_floor=num_low,
         num_above_xmax=float(weight[high & ~low].sum()),
+    )
+
+
+def require_tail_fits(count: int, memory: str | int | None) -> None:
+    """Raise unless tails of so many values can be fitted within a memory budget.
+
+    Args:
+        count: The values.
+        memory: The budget.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    require_fits(
+        _VALUE_BYTES * count,
+        memory,
+        what=f"the tails of {count} values",
+        way_out="or fit some of them",
     )
 
 

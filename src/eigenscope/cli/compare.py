@@ -24,7 +24,10 @@ def run_compare(options: CompareOptions) -> None:
         _compare_trainings(options)
         return
     comparison = read_comparison(
-        options.runs, output=options.output, layout=options.layout
+        options.runs,
+        output=options.output,
+        layout=options.layout,
+        memory=options.memory,
     )
     title = f"Jacobian spectra, {options.output}, layout “{options.layout}”"
     page = write_comparison(comparison, options.out, title=title)
@@ -39,7 +42,7 @@ def run_compare(options: CompareOptions) -> None:
 
 
 def _compare_trainings(options: CompareOptions) -> None:
-    trainings = read_trainings(options.runs)
+    trainings = read_trainings(options.runs, memory=options.memory)
     written = write_trainings(trainings, options.out)
     rows = [training.row() for training in trainings]
     if options.json:

@@ -12,7 +12,7 @@ from eigenscope.report.demo import write_demo_page
 
 def run_demo(options: DemoOptions) -> None:
     """Train, compute, draw and print where everything is."""
-    plan = DemoPlan(epochs=options.epochs, seed=options.seed)
+    plan = DemoPlan(epochs=options.epochs, seed=options.seed, memory=options.memory)
     runs = compute(options.out, plan)
     page, image = write_demo_page(runs, options.out)
     paths = [run.path for run in runs.values()]

@@ -8,6 +8,7 @@ import numpy as np
 
 from eigenscope._types import JsonValue
 from eigenscope.analysis import PowerLaw, fit_power_law
+from eigenscope.budget import require_fits
 from eigenscope.cli.options import FitOptions
 from eigenscope.cli.tables import formatted
 from eigenscope.experiments import tail_numbers
@@ -15,13 +16,16 @@ from eigenscope.plots import save_figure, spectrum_figure
 from eigenscope.spectra import Spectrum
 
 _RULES = ("scan", "peak")
+_HELD, _HELD_TEXT = {".npy": 2, ".npz": 3}, 9  # times the file, as it is read
 _UNDECIDED = 0.1  # the customary p-value above which the sign of R means nothing
 
 
 def run_fit(options: FitOptions) -> None:
     """Fit, compare with other laws, draw if asked, and print."""
-    values = read_values(options.file)
-    fit = fit_power_law(values, xmin=_xmin(options.xmin), xmax=options.xmax)
+    values = read_values(options.file, memory=options.memory)
+    fit = fit_power_law(
+        values, xmin=_xmin(options.xmin), xmax=options.xmax, memory=options.memory
+    )
     numbers = tail_numbers(fit, num_replicas=options.replicas, seed=options.seed)
     if options.figure is not None:
         _draw(values, fit, options)
@@ -34,21 +38,30 @@ def run_fit(options: FitOptions) -> None:
         print(f"{'figure':<27} {options.figure}")
 
 
-def read_values(path: Path) -> Spectrum | np.ndarray:
+def read_values(
+    path: Path, *, memory: str | int | None = None
+) -> Spectrum | np.ndarray:
     """Read eigenvalues from a file.
 
     Args:
         path: A saved spectrum (.npz), a NumPy array (.npy) or numbers as text.
+        memory: Budget for reading it.
 
     Returns:
         The spectrum, or an array of numbers.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no numbers.
+        ValueError: If it holds no numbers, or does not fit the budget.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}.")
+    require_fits(
+        _HELD.get(path.suffix, _HELD_TEXT) * path.stat().st_size,
+        memory,
+        what=f"the numbers of {path}, as they are read,",
+        way_out="or split the file",
+    )
     if path.suffix == ".npz":
         return Spectrum.load(path)
     try:

@@ -16,6 +16,7 @@ from eigenscope.experiments import (
     load_jacobian_results,
     load_kernel_results,
 )
+from eigenscope.experiments.stored_results import require_results_fit
 from eigenscope.report.curvature import CURVATURE_HEADER, curvature_rows
 from eigenscope.report.jacobian import HEADER, spectrum_rows
 from eigenscope.report.kernels import KERNEL_HEADER, kernel_rows
@@ -31,6 +32,10 @@ def run_info(options: InfoOptions) -> None:
     if options.json:
         print(json.dumps(facts, indent=2))
         return
+    lines: list[str] = []
+    if options.run is not None:
+        header, rows = table_of_run(Run.open(options.run), memory=options.memory)
+        lines = [terminal_table(header, rows) if rows else "no spectrum yet"]
     for name, value in facts.items():
         if isinstance(value, dict):
             print(f"{name}:")
@@ -39,20 +44,25 @@ def run_info(options: InfoOptions) -> None:
                     print(f"  {key}: {_shown(entry)}")
         else:
             print(f"{name}: {_shown(value)}")
-    if options.run is not None:
-        header, rows = table_of_run(Run.open(options.run))
-        print(terminal_table(header, rows) if rows else "no spectrum yet")
+    print(*lines, sep="\n", end="\n" if lines else "")
 
 
-def table_of_run(run: Run) -> tuple[Sequence[str], list[Sequence[object]]]:
+def table_of_run(
+    run: Run, *, memory: str | int | None = None
+) -> tuple[Sequence[str], list[Sequence[object]]]:
     """Return header and rows of what a run of any verb has found.
 
     Args:
         run: The run.
+        memory: Budget for its results.
 
     Returns:
         Names of the columns, and a row for each spectrum.
+
+    Raises:
+        ValueError: If its results do not fit the budget.
     """
+    require_results_fit([run], memory, purpose="info")
     if run.manifest.verb == "ntk":
         return KERNEL_HEADER, kernel_rows(load_kernel_results(run))
     if run.manifest.verb == "hessian":

@@ -13,14 +13,13 @@ from eigenscope.cli.options import (
     JacobianOptions,
     MatchOptions,
     NTKOptions,
-    Options,
     PlanOptions,
     ReportOptions,
     SeriesOptions,
     TrainOptions,
     WeightsOptions,
-    parse,
 )
+from eigenscope.cli.parsing import Options, parse
 
 _RUNS = (JacobianOptions, NTKOptions, HessianOptions, SeriesOptions)
 

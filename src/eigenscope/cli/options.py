@@ -213,6 +213,8 @@ class DemoOptions:
     """Epochs of training with true labels; random ones take four times as many."""
     seed: _Count = 0
     """Seed of the weights, the order of samples and the random labels."""
+    memory: _Memory = None
+    """Memory to use, such as 4GiB."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -233,6 +235,8 @@ class FitOptions:
     """Draw density and tail into this file (.png, .pdf, .svg)."""
     seed: _Count = 0
     """Seed of the bootstrap."""
+    memory: _Memory = None
+    """Memory to use, such as 4GiB."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -249,6 +253,8 @@ class CompareOptions:
     """The layout to compare."""
     out: _Folder = Path("comparison")
     """Folder for the figure, the table and the page."""
+    memory: _Memory = None
+    """Memory to use, such as 4GiB."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -265,6 +271,8 @@ class ReportOptions:
     """The page; one of that name is replaced."""
     title: Annotated[str | None, _named("TEXT", hint="(default: the runs)")] = None
     """Stands above the page."""
+    memory: _Memory = None
+    """Memory to use, such as 4GiB."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -281,6 +289,8 @@ class MatchOptions:
     """Draw a film of each run's spectra, too."""
     out: _Folder = Path("match")
     """Folder for figures and tables."""
+    memory: _Memory = None
+    """Memory to use, such as 4GiB."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -307,6 +317,8 @@ class WeightsOptions:
     """Seed of weights that are not loaded."""
     out: _Folder = Path("weights")
     """Folder for figure, table and spectra."""
+    memory: _Memory = None
+    """Memory to use, such as 4GiB."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -317,6 +329,8 @@ class InfoOptions:
 
     run: Annotated[Path | None, tyro.conf.Positional, _named("RUN", hint="")] = None
     """A run's folder."""
+    memory: _Memory = None
+    """Memory to use, such as 4GiB."""
     json: bool = False
     """Print one JSON document instead of text."""
 
@@ -346,53 +360,3 @@ class PlanOptions:
     ranks: _Count = 1
     """Processes that share the work, each on a machine like this one; before the
     verb."""
-
-
-Options = (
-    Annotated[DemoOptions, tyro.conf.subcommand("demo")]
-    | Annotated[JacobianOptions, tyro.conf.subcommand("jacobian")]
-    | Annotated[NTKOptions, tyro.conf.subcommand("ntk")]
-    | Annotated[HessianOptions, tyro.conf.subcommand("hessian")]
-    | Annotated[TrainOptions, tyro.conf.subcommand("train")]
-    | Annotated[SeriesOptions, tyro.conf.subcommand("series")]
-    | Annotated[FitOptions, tyro.conf.subcommand("fit")]
-    | Annotated[CompareOptions, tyro.conf.subcommand("compare")]
-    | Annotated[ReportOptions, tyro.conf.subcommand("report")]
-    | Annotated[PlanOptions, tyro.conf.subcommand("plan")]
-    | Annotated[MatchOptions, tyro.conf.subcommand("match")]
-    | Annotated[WeightsOptions, tyro.conf.subcommand("weights")]
-    | Annotated[InfoOptions, tyro.conf.subcommand("info")]
-)
-
-
-def parse(words: list[str], *, defaults: RunOptions | None = None) -> Options:
-    """Return the options of the verb on the command line.
-
-    Args:
-        words: What stands after the program's name; nothing shows the help.
-        defaults: What options are that are not among the words; None for the usual
-            defaults.
-
-    Returns:
-        The options; wrong ones end the process with a message and code 2.
-
-    Raises:
-        SystemExit: With 0 after help that was asked for, 2 after a message.
-    """
-    try:
-        return tyro.cli(
-            Options,  # pyright: ignore[reportArgumentType] - a union of dataclasses
-            prog="eigenscope",
-            description="Spectra of PyTorch networks.",
-            args=words or ["--help"],
-            default=tyro.MISSING if defaults is None else defaults,
-            config=(
-                tyro.conf.OmitArgPrefixes,
-                tyro.conf.OmitSubcommandPrefixes,
-                tyro.conf.FlagCreatePairsOff,
-            ),
-        )
-    except SystemExit as end:
-        if not words:
-            raise SystemExit(2) from end
-        raise

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eigenscope.analysis.tail_values import require_tail_fits
 from eigenscope.budget import format_bytes
 from eigenscope.cli.fit import read_values
 from eigenscope.cli.hessian import curvature_plan_of, loss_of
@@ -185,35 +186,46 @@ def _train(options: TrainOptions) -> Plan:
 
 
 def _demo(options: DemoOptions) -> Plan:
-    wanted = DemoPlan(epochs=options.epochs, seed=options.seed)
+    wanted = DemoPlan(epochs=options.epochs, seed=options.seed, memory=options.memory)
     return _with_figures(demo_cost(wanted, effort=_EFFORT), _FIGURES_OF_DEMO)
 
 
 def _fit(options: FitOptions) -> Plan:
-    values = read_values(options.file)
+    values = read_values(options.file, memory=options.memory)
     size = len(values.values if isinstance(values, Spectrum) else values)
+    require_tail_fits(size, options.memory)
     steps = tail_steps(size, options.replicas, count=1, rules=("scan",))
-    found = Plan.joined("eigenscope fit", steps)
+    found = Plan.joined("eigenscope fit", steps, memory=options.memory)
     return found if options.figure is None else _with_figures(found, 1)
 
 
 def _weights(options: WeightsOptions) -> Plan:
     model = network_of(options)
-    found = plan(weight_spectra, model, params=options.params, kernels=options.kernels)
+    found = plan(
+        weight_spectra,
+        model,
+        params=options.params,
+        kernels=options.kernels,
+        memory=options.memory,
+    )
     return _with_figures(replace(found, operation="eigenscope weights"), 1)
 
 
 def _compare(options: CompareOptions) -> Plan:
     if are_trainings(options.runs):
-        folders = [one.run.path for one in read_trainings(options.runs)]
+        trainings = read_trainings(options.runs, memory=options.memory)
+        folders = [one.run.path for one in trainings]
     else:
         found = read_comparison(
-            options.runs, output=options.output, layout=options.layout
+            options.runs,
+            output=options.output,
+            layout=options.layout,
+            memory=options.memory,
         )
         folders = [run.path for run in found.runs]
     require_no_run(options.out)
     work = partial(_compared, options)
-    return stored_cost("compare", folders, work, effort=_EFFORT)
+    return stored_cost("compare", folders, work, memory=options.memory, effort=_EFFORT)
 
 
 def _compared(options: CompareOptions, paths: Sequence[Path], out: Path) -> None:
@@ -228,22 +240,31 @@ def _report(options: ReportOptions) -> Plan:
     def work(paths: Sequence[Path], out: Path) -> None:
         write_report(paths, out.with_suffix(".html"), title=options.title)
 
-    return stored_cost("report", options.runs, work, effort=_EFFORT)
+    return stored_cost(
+        "report", options.runs, work, memory=options.memory, effort=_EFFORT
+    )
 
 
 def _match(options: MatchOptions) -> Plan:
-    return match_cost(options.runs, animates=options.animate, effort=_EFFORT)
+    return match_cost(
+        options.runs,
+        animates=options.animate,
+        memory=options.memory,
+        effort=_EFFORT,
+    )
 
 
 def _info(options: InfoOptions) -> Plan:
     if options.run is None:
-        return Plan.joined("eigenscope info", [])
+        return Plan.joined("eigenscope info", [], memory=options.memory)
 
     def work(paths: Sequence[Path], out: Path) -> None:
         del out
         table_of_run(Run.open(paths[0]))
 
-    return stored_cost("info", [options.run], work, effort=_EFFORT)
+    return stored_cost(
+        "info", [options.run], work, memory=options.memory, effort=_EFFORT
+    )
 
 
 def _with_figures(found: Plan, count: int) -> Plan:

@@ -8,7 +8,9 @@ from eigenscope.report import write_report
 
 def run_report(options: ReportOptions) -> None:
     """Read the runs, write the page, and say where it is and what is missing."""
-    contents = write_report(options.runs, options.out, title=options.title)
+    contents = write_report(
+        options.runs, options.out, title=options.title, memory=options.memory
+    )
     size = options.out.stat().st_size
     if options.json:
         said = {

@@ -20,7 +20,10 @@ def run_weights(options: WeightsOptions) -> None:
     """Compute, fit, draw and print."""
     require_no_run(options.out)
     spectra = weight_spectra(
-        network_of(options), params=options.params, kernels=options.kernels
+        network_of(options),
+        params=options.params,
+        kernels=options.kernels,
+        memory=options.memory,
     )
     fits = tail_fits(spectra, options.xmin)
     rows = [

@@ -24,6 +24,7 @@ def diagonal(
     method: DiagonalMethod = "hutchinson",
     num_matvecs: int = 100,
     generator: torch.Generator | None = None,
+    memory: str | int | None = None,
     run: Run | None = None,
     name: str = "diagonal",
 ) -> Estimate:
@@ -39,6 +40,8 @@ def diagonal(
         method: "hutchinson" or "hutch++".
         num_matvecs: Products to take, at least 2 ("hutch++": 6).
         generator: Source of all randomness; a fresh one with a fixed seed if None.
+        memory: Budget such as "4GiB" for the vectors; half of what is available if
+            None. Fewer are multiplied together where it is small.
         run: A run that is open for writing: every product is left there, and taken
             from there again.
         name: Name of this estimate within the run.
@@ -48,12 +51,14 @@ def diagonal(
 
     Raises:
         ValueError: If the matrix is not square or a product not finite; if there are
-            too few products, or an option is unknown.
+            too few products, the vectors do not fit the budget, or an option is
+            unknown.
         TypeError: If it is no matrix of real floating-point numbers.
         Interrupted: On Ctrl-C, with the plain mean over the probes there are.
 
     Cost:
-        `num_matvecs` products; with "hutch++" memory for a third as many vectors.
+        `num_matvecs` products; with "hutch++" memory for 4/3 as many vectors, and
+        for those multiplied together.
 
     References:
         Bekas, Kokiopoulou, Saad (2007), Appl. Numer. Math. 57; Baston, Nakatsukasa
@@ -73,7 +78,9 @@ def diagonal(
         law="sign",
         method=method,
         term=torch.mul,
+        has_entries=True,
         generator=generator,
+        memory=memory,
         run=run,
         name=name,
     )
@@ -95,7 +102,8 @@ def _estimated(
     if work.method == "hutch++":
         third = count // 3
         basis = work.range_of_sketch(third)
-        known += widened((basis * work.images("range", basis)).sum(0)).cpu()
+        for rows, images in work.parts("range", basis):
+            known += widened((rows * images).sum(0)).cpu()
         count -= third + len(basis)
     mean = MeanOfTerms()
     for probes, images in work.groups("probes", count):

@@ -1,7 +1,7 @@
 """Random vectors and their images, group by group, kept in a run if there is one."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, final
 
@@ -12,19 +12,16 @@ from torch import Tensor
 from eigenscope._types import JsonValue
 from eigenscope.estimators.dense import code
 from eigenscope.estimators.kept import KeptImages
-from eigenscope.estimators.long_vectors import (
-    orthonormal_rows,
-    project_off,
-)
+from eigenscope.estimators.long_vectors import orthonormal_rows, project_off
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import ProbeLaw, draw_probes, first_seed
+from eigenscope.estimators.probing_vectors import probing_vectors
 from eigenscope.estimators.products import Products
 from eigenscope.precision import widened
 from eigenscope.progress import progress
 from eigenscope.spectra import Estimate
 from eigenscope.store import Run
 
-_TOGETHER: Final = 8
 _RANK: Final = 100.0  # roundings, below which a direction of a sketch is none
 
 Rows = Float[Tensor, "probe dim"]
@@ -83,7 +80,9 @@ class Probing:
         law: Distribution of the probes.
         method: What is done with them.
         term: What a probe v and its image Av say of the quantity.
+        has_entries: Whether that is a vector.
         generator: Source of all randomness.
+        memory: Budget.
         run: Where products are kept, or None.
         name: Name of the estimate in the run.
 
@@ -94,7 +93,7 @@ class Probing:
         method: What is done with them.
 
     Raises:
-        ValueError: If there are too few products.
+        ValueError: If there are too few products, or the vectors do not fit.
     """
 
     def __init__(
@@ -106,7 +105,9 @@ class Probing:
         law: ProbeLaw,
         method: str,
         term: Term,
+        has_entries: bool,
         generator: torch.Generator | None,
+        memory: str | int | None,
         run: Run | None,
         name: str,
     ) -> None:
@@ -118,6 +119,14 @@ class Probing:
             )
         self.num_matvecs, self.method = num_matvecs, method
         self.law: ProbeLaw = law
+        self._together = probing_vectors(
+            method,
+            num_matvecs,
+            dim=self.products.dim,
+            itemsize=self.products.dtype.itemsize,
+            has_entries=has_entries,
+            memory=memory,
+        ).width
         self._name, self._term = name, term
         self._started = time.perf_counter()
         self._plain = MeanOfTerms()
@@ -157,9 +166,10 @@ class Probing:
             Probes and their images, as rows.
         """
         start = self._seed + (count if kind == "probes" else 0)
-        firsts = range(0, count, _TOGETHER)
+        width = self._together
+        firsts = range(0, count, width)
         for first in progress(firsts, label=f"{self._name}: {kind}", total=len(firsts)):
-            indices = range(first, min(first + _TOGETHER, count))
+            indices = range(first, min(first + width, count))
             probes = draw_probes(
                 indices,
                 self.products.dim,
@@ -175,6 +185,22 @@ class Probing:
                 self._plain.add(self._term(probes, images))
             yield probes, images
 
+    def parts(self, kind: str, rows: Float[Tensor, "vector dim"]) -> Pairs:
+        """Multiply given vectors, some at a time.
+
+        Args:
+            kind: What they are for.
+            rows: The vectors.
+
+        Yields:
+            Vectors and their images, as rows.
+        """
+        firsts = range(0, len(rows), self._together)
+        label = f"{self._name}: {kind}"
+        for first in progress(firsts, label=label, total=len(firsts)):
+            some = rows[first : first + self._together]
+            yield some, self.products(some)
+
     def images(
         self, kind: str, rows: Float[Tensor, "vector dim"]
     ) -> Float[Tensor, "vector dim"]:
@@ -187,13 +213,23 @@ class Probing:
         Returns:
             Their images.
         """
-        firsts = range(0, len(rows), _TOGETHER)
-        label = f"{self._name}: {kind}"
-        parts = [
-            self.products(rows[first : first + _TOGETHER])
-            for first in progress(firsts, label=label, total=len(firsts))
-        ]
-        return torch.cat(parts) if parts else rows.clone()
+        found = torch.empty_like(rows)
+        _fill([found], ((images,) for _, images in self.parts(kind, rows)))
+        return found
+
+    def sketch(self, count: int) -> tuple[Rows, Rows]:
+        """Probes, and their images.
+
+        Args:
+            count: How many.
+
+        Returns:
+            Both as rows.
+        """
+        probes = self._empty(count)
+        images = self._empty(count)
+        _fill([probes, images], self.groups("sketch", count))
+        return probes, images
 
     def range_of_sketch(self, count: int) -> Float[Tensor, "basis dim"]:
         """An orthonormal basis of the range of A S for random S.
@@ -204,8 +240,10 @@ class Probing:
         Returns:
             The basis, of fewer vectors where A has a smaller rank.
         """
-        sketch = torch.cat([images for _, images in self.groups("sketch", count)])
+        sketch = self._empty(count)
+        _fill([sketch], ((images,) for _, images in self.groups("sketch", count)))
         orthonormal, triangle = orthonormal_rows(sketch)
+        del sketch
         left, sizes, _ = torch.linalg.svd(triangle)
         limit = _RANK * self.products.epsilon * float(sizes[0])
         return left[:, sizes > limit].T.to(orthonormal) @ orthonormal
@@ -226,11 +264,25 @@ class Probing:
         Returns:
             Its entries, float64, on the CPU.
         """
-        unit = torch.eye(
-            self.products.dim, dtype=self.products.dtype, device=self.products.device
-        )
         self._made["method"] = "exact"
-        return widened(self.images("units", unit).diagonal()).cpu()
+        found = torch.zeros(self.products.dim, dtype=torch.float64)
+        firsts = range(0, self.products.dim, self._together)
+        label = f"{self._name}: units"
+        for first in progress(firsts, label=label, total=len(firsts)):
+            some = found[first : first + self._together]
+            unit = self._empty(len(some)).zero_()
+            unit[:, first:].fill_diagonal_(1)
+            some.copy_(widened(self.products(unit)[:, first:].diagonal()))
+        return found
+
+    def _empty(self, count: int) -> Rows:
+        """Memory for some vectors."""
+        return torch.empty(
+            count,
+            self.products.dim,
+            dtype=self.products.dtype,
+            device=self.products.device,
+        )
 
     def finished(
         self,
@@ -256,3 +308,13 @@ class Probing:
             num_matvecs=self.products.count,
             provenance=self._made | how | code(),
         )
+
+
+def _fill(targets: Sequence[Rows], groups: Iterable[tuple[Rows, ...]]) -> None:
+    """Put groups of rows below each other."""
+    start = 0
+    for group in groups:
+        stop = start + len(group[0])
+        for target, rows in zip(targets, group, strict=True):
+            target[start:stop] = rows
+        start = stop

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from eigenscope._types import require_choice
 from eigenscope.estimators.interruption import Interrupted
-from eigenscope.estimators.long_vectors import inner, orthonormal_rows
+from eigenscope.estimators.long_vectors import (
+    inner,
+    orthonormal_rows,
+    pieces,
+    wide_products,
+)
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import ProbeLaw
 from eigenscope.estimators.probing import MeanOfTerms, Probing
@@ -32,6 +37,7 @@ def trace(
     num_matvecs: int = 100,
     law: ProbeLaw | None = None,
     generator: torch.Generator | None = None,
+    memory: str | int | None = None,
     run: Run | None = None,
     name: str = "trace",
 ) -> Estimate:
@@ -51,6 +57,8 @@ def trace(
         law: Distribution of the probes; None for "sphere" with "xtrace", which takes
             no other, else "sign".
         generator: Source of all randomness; a fresh one with a fixed seed if None.
+        memory: Budget such as "4GiB" for the vectors; half of what is available if
+            None. Fewer are multiplied together where it is small.
         run: A run that is open for writing: every product is left there, and taken
             from there again.
         name: Name of this estimate within the run.
@@ -60,13 +68,14 @@ def trace(
 
     Raises:
         ValueError: If the matrix is not square or a product not finite; if there are
-            too few products, or an option is unknown.
+            too few products, the vectors do not fit the budget, or an option is
+            unknown.
         TypeError: If it is no matrix of real floating-point numbers.
         Interrupted: On Ctrl-C, with the estimate from the products there are.
 
     Cost:
-        `num_matvecs` products; memory for a third ("hutch++"), one ("xtrace") or none
-        ("hutchinson") of as many vectors.
+        `num_matvecs` products; memory for 2.5 ("xtrace"), 4/3 ("hutch++") or none
+        ("hutchinson") times as many vectors, and for those multiplied together.
 
     References:
         Hutchinson (1989), Commun. Stat. Simul. Comput. 18; Meyer, Musco, Musco,
@@ -94,7 +103,9 @@ def trace(
         law=law,
         method=method,
         term=inner,
+        has_entries=False,
         generator=generator,
+        memory=memory,
         run=run,
         name=name,
     )
@@ -121,7 +132,9 @@ def _hutch_plus_plus(work: Probing) -> tuple[float, float, int]:
     """tr(QᵀAQ) and the mean of vᵀ(I - QQᵀ)A(I - QQᵀ)v."""
     third = work.num_matvecs // 3
     basis = work.range_of_sketch(third)
-    known = float(inner(basis, work.images("range", basis)).sum())
+    known = sum(
+        float(inner(rows, images).sum()) for rows, images in work.parts("range", basis)
+    )
     rest = work.num_matvecs - third - len(basis)
     groups = work.groups("probes", rest, without=basis)
     mean, stderr, count = _mean(inner(v, image) for v, image in groups)
@@ -131,29 +144,30 @@ def _hutch_plus_plus(work: Probing) -> tuple[float, float, int]:
 def _xtrace(work: Probing) -> tuple[float, float, int]:
     """Each probe in turn estimates what the sketch by all others leaves."""
     count = work.num_matvecs // 2
-    pairs = list(work.groups("sketch", count))
-    probes = torch.cat([v for v, _ in pairs])
-    sketch = torch.cat([image for _, image in pairs])
+    probes, sketch = work.sketch(count)
     basis, triangle = orthonormal_rows(sketch)
     images = work.images("range", basis)
-    inside = widened(basis) @ widened(images).T  # H = QᵀAQ
+    inside = wide_products(basis, images)  # H = QᵀAQ
     sizes = torch.linalg.svdvals(triangle)
     if float(sizes[-1]) <= _RANK * work.products.epsilon * float(sizes[0]):
         # The sketch spans the whole range: nothing is left for a probe to see.
         return float(inside.trace()), 0.0, count
     left_out = torch.linalg.inv(triangle).T  # column i is normal to all but sketch i
     left_out /= torch.linalg.vector_norm(left_out, dim=0)
-    coefficients = widened(basis) @ widened(probes).T  # column i is Qᵀv_i
+    coefficients = wide_products(basis, probes)  # column i is Qᵀv_i
     along = (left_out * coefficients).sum(0)
     # v_i less its part in the range of the other vectors' sketch, and its image.
-    taken = coefficients - left_out * along
-    rest = widened(probes) - taken.T @ widened(basis)
-    rest_images = widened(sketch) - taken.T @ widened(images)
-    dim = work.products.dim
+    taken = (coefficients - left_out * along).T
+    squares, crossed = torch.zeros_like(along), torch.zeros_like(along)
+    for part in pieces(work.products.dim):
+        rest = widened(probes[:, part]) - taken @ widened(basis[:, part])
+        rest_images = widened(sketch[:, part]) - taken @ widened(images[:, part])
+        squares += (rest * rest).sum(1)
+        crossed += (rest * rest_images).sum(1)
     # Given the other probes, the rest is uniform on a sphere: its length is known.
-    scale = (dim - count + 1) / (rest * rest).sum(1)
+    scale = (work.products.dim - count + 1) / squares
     terms = inside.trace() - ((inside @ left_out) * left_out).sum(0)
-    mean, stderr, _ = _mean([terms + scale * inner(rest, rest_images)])
+    mean, stderr, _ = _mean([terms + scale * crossed])
     return mean, _SHARED * stderr, count
 
 

@@ -62,11 +62,19 @@ def weight_spectra(
         array([4., 9.])
     """
     require_choice("kernels", kernels, Kernels)
-    return {
-        name: _spectrum(name, weight, kernels, memory)
+    found = {
+        name: weight
         for name, weight in _weights(model, params).items()
         if weight.ndim > 1 and weight.numel()
     }
+    for name, weight in found.items():
+        require_fits(
+            24 * weight.numel(),
+            memory,
+            what=f"the spectrum of {name!r}",
+            way_out="or choose other weights with params=",
+        )
+    return {name: _spectrum(name, weight, kernels) for name, weight in found.items()}
 
 
 def weight_shapes(
@@ -115,15 +123,7 @@ def _weights(model: nn.Module, params: str | Sequence[str] | None) -> dict[str, 
     return found
 
 
-def _spectrum(
-    name: str, weight: Tensor, kernels: Kernels, memory: str | int | None
-) -> Spectrum:
-    require_fits(
-        24 * weight.numel(),
-        memory,
-        what=f"the spectrum of {name!r}",
-        way_out="or choose other weights with params=",
-    )
+def _spectrum(name: str, weight: Tensor, kernels: Kernels) -> Spectrum:
     matrices = _matrices(weight.to("cpu", torch.float64), kernels)
     require_finite(matrices.flatten(0, 1))
     values = torch.linalg.svdvals(matrices).flatten().square().numpy()

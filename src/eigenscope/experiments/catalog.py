@@ -205,23 +205,34 @@ def _parts(
 def _load(name: str) -> dict[str, Any]:
     """Return the table of a file or of an experiment by name."""
     path = Path(name)
-    if path.suffix == _SUFFIX or path.is_file():
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no experiment file {path}.")
+    if path.is_file():
         text = path.read_text(encoding="utf-8")
     elif name in experiment_names():
         folder = files("eigenscope.experiments").joinpath("catalog_files")
         text = folder.joinpath(name + _SUFFIX).read_text(encoding="utf-8")
     else:
-        near = ", ".join(nearest_first(name, experiment_names())[:_NUM_NEAREST])
-        raise FileNotFoundError(
-            f"an experiment must be a .toml file or one of `eigenscope train --list`; "
-            f"got {name!r}, the nearest are {near}."
-        )
+        raise FileNotFoundError(_unknown(path))
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{name} must be TOML: {error}.") from error
+
+
+def _unknown(path: Path) -> str:
+    """Say what could have been meant by a file or name that there is none of."""
+    is_file = path.suffix == _SUFFIX
+    given = f"there is no file {path}" if is_file else f"got {str(path)!r}"
+    names = nearest_first(path.stem if is_file else str(path), experiment_names())
+    said = (
+        "an experiment must be a .toml file that is there, or a name from `eigenscope "
+        f"train --list`; {given}. The nearest names are "
+        f"{', '.join(names[:_NUM_NEAREST])}."
+    )
+    beside = sorted(own.name for own in path.parent.glob(f"*{_SUFFIX}"))
+    if is_file and beside:
+        nearest = nearest_first(path.name, beside)[:_NUM_NEAREST]
+        said += f" Files in {path.parent.absolute()}: {', '.join(nearest)}."
+    return said
 
 
 def _change(text: str) -> dict[str, Any]:

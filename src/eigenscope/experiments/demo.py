@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, final
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from eigenscope._types import JsonValue
+from eigenscope.budget import require_fits
 from eigenscope.experiments.jacobian_spectra import (
     JacobianPlan,
+    prepare_jacobian,
     run_jacobian_spectra,
 )
 from eigenscope.problem import Problem
@@ -21,6 +23,7 @@ from eigenscope.training import TrainingLog, accuracy, train_classifier
 from eigenscope.zoo import ImageData, build_model, load_data, load_weights, save_weights
 
 LABELS = ("true", "random")
+TRAINED_COPIES: Final = 3  # weights, gradients, momentum
 DEMO_JACOBIAN: Final = JacobianPlan(outputs=("logits", "probabilities"), num_vectors=4)
 _BATCH_SIZE = 64
 _LEARNING_RATE = 0.02
@@ -35,10 +38,12 @@ class DemoPlan:
         epochs: Epochs with true labels; random ones, which are memorized one by one,
             take four times as many.
         seed: Seed of weights, order and random labels.
+        memory: Budget such as "4GiB"; None for half of what is available.
     """
 
     epochs: int = 30
     seed: int = 0
+    memory: str | int | None = None
 
 
 def run_demo(out: Path, plan: DemoPlan) -> dict[str, Run]:
@@ -56,11 +61,13 @@ def run_demo(out: Path, plan: DemoPlan) -> dict[str, Run]:
 
     Raises:
         FileExistsError: If the folder holds something else.
+        ValueError: If the memory budget is too small, before anything is trained.
 
     Cost:
         About a minute on two cores.
     """
     train, test = demo_data()
+    jacobian = require_demo_fits(plan)
     runs: dict[str, Run] = {}
     for labels in LABELS:
         targets = train.targets
@@ -87,9 +94,36 @@ def run_demo(out: Path, plan: DemoPlan) -> dict[str, Run]:
             run.record_result("train_accuracy", accuracy(model, train.inputs, targets))
             run.record_result("class_names", list(test.class_names))
             problem = Problem(model, (test.inputs, test.targets))
-            run_jacobian_spectra(run, problem, DEMO_JACOBIAN)
+            run_jacobian_spectra(run, problem, jacobian)
         runs[labels] = Run.open(path)
     return runs
+
+
+def require_demo_fits(plan: DemoPlan) -> JacobianPlan:
+    """Return what is computed of the networks, if it and their training fit.
+
+    Args:
+        plan: How to train, and in what memory.
+
+    Returns:
+        The outputs and the memory of the Jacobians.
+
+    Raises:
+        ValueError: If they do not fit.
+    """
+    train, test = demo_data()
+    model = demo_model(plan)
+    weights = sum(param.nbytes for param in model.parameters())
+    images = train.inputs.nbytes + test.inputs.nbytes
+    require_fits(
+        images + TRAINED_COPIES * weights,
+        plan.memory,
+        what="the digits and a LeNet that is trained",
+        way_out="or leave it out",
+    )
+    jacobian = replace(DEMO_JACOBIAN, memory=plan.memory)
+    prepare_jacobian(Problem(model, (test.inputs, test.targets)), jacobian)
+    return jacobian
 
 
 def demo_data() -> tuple[ImageData, ImageData]:

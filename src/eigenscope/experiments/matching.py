@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 
 from eigenscope.analysis import height_distance, wasserstein, wasserstein_estimate
 from eigenscope.experiments.published import published_density
+from eigenscope.experiments.stored_results import require_results_fit
 from eigenscope.spectra import Spectrum
 from eigenscope.store import Run
 from eigenscope.store.manifest import FILE_NAME
@@ -195,25 +196,29 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def match_runs(paths: Sequence[Path]) -> tuple[Match, ...]:
+def match_runs(
+    paths: Sequence[Path], *, memory: str | int | None = None
+) -> tuple[Match, ...]:
     """Compare the layers' spectra with the full one, in each of several runs.
 
     Args:
         paths: Folders of trainings with Hessian spectra, or of studies.
+        memory: Budget for the results of one run, which are held together.
 
     Returns:
         One result for each run.
 
     Raises:
         FileNotFoundError: If a folder is no run.
-        ValueError: If a run has no layer spectra, or two runs of one network have
-            different layers.
+        ValueError: If a run has no layer spectra or does not fit the budget, or two
+            runs of one network have different layers.
 
     Cost:
         For each recording and layer some hundred distances of a millisecond.
     """
     folders = run_folders(paths)
     runs = [Run.open(path) for path in folders]
+    require_results_fit(runs, memory, purpose="match", one_by_one=True)
     histories = [History.load(run) for run in runs]
     layers = [
         _layers(run, history) for run, history in zip(runs, histories, strict=True)

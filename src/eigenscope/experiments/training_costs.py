@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from eigenscope.budget import resolve
 from eigenscope.experiments.costs import jacobian_cost
 from eigenscope.experiments.demo import (
-    DEMO_JACOBIAN,
     LABELS,
+    TRAINED_COPIES,
     DemoPlan,
     demo_data,
     demo_epochs,
     demo_model,
+    require_demo_fits,
     trained_for,
 )
 from eigenscope.experiments.epoch_measures import EpochMeasures, PublishedSpectra
@@ -26,8 +27,6 @@ from eigenscope.planning import Plan, Step, plan, plan_of_job, plan_of_measure
 from eigenscope.planning.job import Job
 from eigenscope.problem import Problem
 from eigenscope.training import Optimization, Trainer, evaluate
-
-_TRAINED_COPIES: Final = 3  # weights, gradients, momentum
 
 
 def training_cost(
@@ -48,7 +47,7 @@ def training_cost(
     for name, one in prepared.items():
         found = _of_experiment(one, memory, effort / len(prepared))
         parts.append(found.named(name) if len(prepared) > 1 else found)
-    return Plan.joined("eigenscope train", parts)
+    return Plan.joined("eigenscope train", parts, memory=memory)
 
 
 def epoch_cost(
@@ -100,7 +99,11 @@ def demo_cost(wanted: DemoPlan, *, effort: float) -> Plan:
 
     Returns:
         A step for both trainings, and those of the spectra.
+
+    Raises:
+        ValueError: If the memory budget is too small.
     """
+    jacobian = require_demo_fits(wanted)
     train, test = demo_data()
     model = demo_model(wanted)
     epochs = sum(demo_epochs(wanted, labels) for labels in LABELS)
@@ -112,9 +115,9 @@ def demo_cost(wanted: DemoPlan, *, effort: float) -> Plan:
     one = _epoch_job(call_on, model, len(train.targets), batch_size=64)
     training = plan_of_job("training", one, effort=effort / 2).times(epochs)
     problem = Problem(model, (test.inputs, test.targets))
-    spectra = jacobian_cost(problem, DEMO_JACOBIAN, effort=effort / 2)
+    spectra = jacobian_cost(problem, jacobian, effort=effort / 2)
     both = spectra.times(len(LABELS))
-    return Plan.joined("eigenscope demo", [training, both])
+    return Plan.joined("eigenscope demo", [training, both], memory=wanted.memory)
 
 
 def _of_experiment(prepared: Prepared, memory: str | int | None, effort: float) -> Plan:
@@ -133,7 +136,7 @@ def _of_experiment(prepared: Prepared, memory: str | int | None, effort: float) 
     )
     kept = prepared.experiment.training.keep_every
     size = sum(p.numel() * p.element_size() for p in prepared.model.parameters())
-    files = (_TRAINED_COPIES - 1) * size + (epochs // kept if kept else 0) * size
+    files = (TRAINED_COPIES - 1) * size + (epochs // kept if kept else 0) * size
     state = Step(name="state and weights", method="after every epoch", disk_bytes=files)
     scores = plan_of_job("scores", _scores(prepared), effort=each)
     parts: list[Plan | Step] = [one.times(epochs), state, scores.times(epochs + 1)]

@@ -24,6 +24,7 @@ from eigenscope.estimators.dense import pairs_bytes, smaller_side, spectrum_byte
 from eigenscope.estimators.eigenpairs import chosen_pairs_method, default_block_size
 from eigenscope.estimators.lapack import MOST_ROWS
 from eigenscope.estimators.matrices import Operand, extra_bytes
+from eigenscope.estimators.probing_vectors import probing_vectors
 from eigenscope.estimators.whole import chosen_method
 from eigenscope.operators import LinearOperator
 from eigenscope.planning.factorizations import (
@@ -43,7 +44,6 @@ Found = tuple[list[Step], list[Alternative], tuple[Measurement, ...]]
 _TOGETHER: Final = 8
 _TYPICAL_STEPS: Final = 48
 _PRODUCTS_PER_PAIR: Final = 12
-_XTRACE_VECTORS: Final = 7  # probes, images and bases, some of them in float64
 _CHECKING, _SIGN_CHECKING, _CHECKED_TOGETHER = 32, 28, 4
 
 
@@ -97,30 +97,32 @@ def _top_eigenpairs(options: Options, effort: float) -> Found:
 
 
 def _trace(options: Options, effort: float) -> Found:
-    count = options["num_matvecs"]
-    step, found = _products(
-        options["operator_or_matrix"],
-        effort,
-        name=f"trace by {options['method']}",
-        count=count,
-        most=count,
-        width=_TOGETHER,
-        basis=count,
-        afterwards=_XTRACE_VECTORS * count if options["method"] == "xtrace" else 0,
-    )
-    return [step], [], found
+    return _probing(options, effort, f"trace by {options['method']}", has_entries=False)
 
 
 def _diagonal(options: Options, effort: float) -> Found:
-    count = options["num_matvecs"]
+    return _probing(options, effort, "estimate of the diagonal", has_entries=True)
+
+
+def _probing(options: Options, effort: float, name: str, *, has_entries: bool) -> Found:
+    operand, count = options["operator_or_matrix"], options["num_matvecs"]
+    vectors = probing_vectors(
+        options["method"],
+        count,
+        dim=operand.shape[0],
+        itemsize=max(4, _itemsize(operand)),
+        has_entries=has_entries,
+        memory=options["memory"],
+    )
     step, found = _products(
-        options["operator_or_matrix"],
+        operand,
         effort,
-        name="estimate of the diagonal",
+        name=name,
         count=count,
         most=count,
-        width=_TOGETHER,
-        basis=count // 3,
+        width=vectors.width,
+        basis=vectors.during,
+        afterwards=vectors.most,
     )
     return [step], [], found
 

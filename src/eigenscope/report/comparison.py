@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 from eigenscope.experiments import SpectrumResult, load_jacobian_results
+from eigenscope.experiments.stored_results import require_results_fit
 from eigenscope.plots import comparison_figure, save_figure
 from eigenscope.report.jacobian import recorded_p_value
 from eigenscope.report.matching import require_no_run
@@ -99,24 +100,32 @@ class Comparison:
         return rows
 
 
-def read_comparison(paths: Sequence[Path], *, output: str, layout: str) -> Comparison:
+def read_comparison(
+    paths: Sequence[Path],
+    *,
+    output: str,
+    layout: str,
+    memory: str | int | None = None,
+) -> Comparison:
     """Read one spectrum of each run.
 
     Args:
         paths: The runs' folders.
         output: The output to compare.
         layout: The layout to compare.
+        memory: Budget for the results that are read.
 
     Returns:
         The spectra side by side.
 
     Raises:
         FileNotFoundError: If a folder is no run.
-        ValueError: If there is no run or one twice, or a run does not hold that
-            spectrum; says what it holds.
+        ValueError: If there is no run or one twice, the results do not fit the budget,
+            or a run does not hold that spectrum; says what it holds.
     """
     found = open_runs(paths, purpose="a comparison")
     runs = tuple(found.values())
+    require_results_fit(runs, memory, purpose="compare")
     results: list[SpectrumResult] = []
     for run in runs:
         spectra = load_jacobian_results(run).spectra

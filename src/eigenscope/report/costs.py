@@ -11,6 +11,7 @@ import torch
 
 from eigenscope.budget import format_bytes, resolve
 from eigenscope.experiments.matching import pair_distances, stored_pairs
+from eigenscope.experiments.stored_results import require_results_fit, result_bytes
 from eigenscope.planning import Plan, Step, plan_of_job
 from eigenscope.planning.job import Job
 from eigenscope.plots import save_figure, spectrum_figure
@@ -25,7 +26,12 @@ Work = Callable[[Sequence[Path], Path], object]
 
 
 def stored_cost(
-    operation: str, paths: Sequence[Path], work: Work, *, effort: float
+    operation: str,
+    paths: Sequence[Path],
+    work: Work,
+    *,
+    memory: str | int | None,
+    effort: float,
 ) -> Plan:
     """Return what work on stored runs will cost: it is done on one run of each verb.
 
@@ -33,6 +39,7 @@ def stored_cost(
         operation: What it is.
         paths: Folders of runs.
         work: From folders of runs and a folder for files, which is thrown away.
+        memory: Budget.
         effort: Seconds for all rehearsals.
 
     Returns:
@@ -40,24 +47,29 @@ def stored_cost(
 
     Raises:
         FileNotFoundError: If a folder is no run.
-        ValueError: If there is no run or one twice.
+        ValueError: If there is no run or one twice, or their results do not fit.
     """
     groups: dict[str, list[Run]] = {}
-    for run in open_runs(paths, purpose=operation).values():
+    runs = open_runs(paths, purpose=operation)
+    require_results_fit(list(runs.values()), memory, purpose=operation)
+    for run in runs.values():
         groups.setdefault(run.manifest.verb, []).append(run)
     parts = [
         plan_of_job(operation, _reading(verb, runs, work), effort=effort / len(groups))
         for verb, runs in groups.items()
     ]
-    return Plan.joined(f"eigenscope {operation}", parts)
+    return Plan.joined(f"eigenscope {operation}", parts, memory=memory)
 
 
-def match_cost(paths: Sequence[Path], *, animates: bool, effort: float) -> Plan:
+def match_cost(
+    paths: Sequence[Path], *, animates: bool, memory: str | int | None, effort: float
+) -> Plan:
     """Return what matching layers' spectra with the full ones will cost.
 
     Args:
         paths: Folders of trainings, or of studies.
         animates: Whether films are drawn.
+        memory: Budget.
         effort: Seconds for all rehearsals.
 
     Returns:
@@ -65,11 +77,12 @@ def match_cost(paths: Sequence[Path], *, animates: bool, effort: float) -> Plan:
 
     Raises:
         FileNotFoundError: If a folder is no run.
-        ValueError: If a run has no spectra of layers.
+        ValueError: If a run has no spectra of layers, or its results do not fit.
     """
     pairs = stored_pairs(paths)
-    num_runs = len({pair.run for pair in pairs})
-    size = sum({pair.run: bytes_of(Run.open(pair.run)) for pair in pairs}.values())
+    runs = [Run.open(path) for path in dict.fromkeys(pair.run for pair in pairs)]
+    require_results_fit(runs, memory, purpose="match", one_by_one=True)
+    num_runs, size = len(runs), sum(map(result_bytes, runs))
 
     def call_on(count: int) -> Callable[[], object]:
         chosen = np.linspace(0, len(pairs) - 1, count).round().astype(int)
@@ -94,7 +107,7 @@ def match_cost(paths: Sequence[Path], *, animates: bool, effort: float) -> Plan:
     parts.append(figures_step(figures, title="figures"))
     if animates:
         parts.append(figures_step(recordings, title="pictures of films"))
-    return Plan.joined("eigenscope match", parts)
+    return Plan.joined("eigenscope match", parts, memory=memory)
 
 
 def figures_step(count: int, *, title: str = "figures and page") -> Step:
@@ -129,15 +142,9 @@ def figures_step(count: int, *, title: str = "figures and page") -> Step:
     return plan_of_job(title, job, effort=1.0).steps[0].times(count)
 
 
-def bytes_of(run: Run) -> int:
-    """Return the bytes of what pages read of a run: all but the stored matrices."""
-    files = [run.path / "manifest.json", *run.path.glob("results/**/*")]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
 def _reading(verb: str, runs: Sequence[Run], work: Work) -> Job:
-    ordered = sorted(runs, key=bytes_of)
-    size = sum(map(bytes_of, runs))
+    ordered = sorted(runs, key=result_bytes)
+    size = sum(map(result_bytes, runs))
     spectra = sum(len(list(run.path.glob("results/**/*.npz"))) for run in runs)
 
     def call_on(count: int) -> Callable[[], object]:

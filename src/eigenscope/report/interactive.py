@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from eigenscope.experiments.stored_results import require_results_fit
 from eigenscope.plots import overview_figure, render_figure, series_figure
 from eigenscope.report.contents import (
     Contents,
@@ -54,7 +55,11 @@ _CAPTIONS: Final = {
 
 
 def write_report(
-    paths: Sequence[Path], out: Path, *, title: str | None = None
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    title: str | None = None,
+    memory: str | int | None = None,
 ) -> Contents:
     """Write runs of any kind as one interactive page, which needs no other file.
 
@@ -62,6 +67,8 @@ def write_report(
         paths: Folders of runs, complete or not.
         out: The file, ending in .html; its folder is made.
         title: Of the page; None for the names of the runs.
+        memory: Budget such as "4GiB" for the results that are read; half of what is
+            available if None.
 
     Returns:
         What the page shows.
@@ -70,8 +77,8 @@ def write_report(
         FileNotFoundError: If a folder is no run.
         ImportError: If Plotly is not installed.
         IsADirectoryError: If `out` is a folder.
-        ValueError: If there is no run or one twice, `out` is no .html file, or a file
-            of a run is damaged.
+        ValueError: If there is no run or one twice, `out` is no .html file, a file of
+            a run is damaged, or the results do not fit the budget.
         OSError: If a file cannot be read or written.
     """
     if out.is_dir():
@@ -82,7 +89,9 @@ def write_report(
     if out.suffix.lower() not in {".html", ".htm"}:
         raise ValueError(f"the file of a report must end in .html; got {out}.")
     plotly = str(require_extra("plotly.offline", "report").get_plotlyjs())
-    contents = read_contents(open_runs(paths, purpose="a report"))
+    runs = open_runs(paths, purpose="a report")
+    require_results_fit(list(runs.values()), memory, purpose="report")
+    contents = read_contents(runs)
     title = title or f"Spectra of {', '.join(contents.runs)}"
     text = _page(contents, title, [_normalized(plotly), *map(_script, _SCRIPTS)])
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal, final
 
 from eigenscope.analysis import PowerLaw, fit_power_law
 from eigenscope.experiments.matching import inner_runs, run_folders, run_labels
+from eigenscope.experiments.stored_results import require_results_fit
 from eigenscope.plots import comparison_figure, save_figure
 from eigenscope.plots.trainings import (
     Points,
@@ -96,23 +97,28 @@ class Training:
         )
 
 
-def read_trainings(paths: Sequence[Path]) -> tuple[Training, ...]:
+def read_trainings(
+    paths: Sequence[Path], *, memory: str | int | None = None
+) -> tuple[Training, ...]:
     """Read trainings to be compared.
 
     Args:
         paths: Folders of runs of the verb "train", or of studies.
+        memory: Budget for the results that are read.
 
     Returns:
         The trainings.
 
     Raises:
         FileNotFoundError: If a folder is no run.
-        ValueError: If a run is not a training, or has recorded nothing.
+        ValueError: If a run is not a training, or has recorded nothing, or the
+            results do not fit the budget.
     """
     folders = run_folders(paths)
+    runs = [Run.open(folder) for folder in folders]
+    require_results_fit(runs, memory, purpose="compare")
     found: list[Training] = []
-    for folder, label in zip(folders, run_labels(folders), strict=True):
-        run = Run.open(folder)
+    for run, folder, label in zip(runs, folders, run_labels(folders), strict=True):
         history = History.load(run)
         if run.manifest.verb != "train" or not history.numbers:
             raise ValueError(

@@ -342,7 +342,7 @@ class CurvatureTrace:
             memory=memory,
         )
         self._method: TraceMethod = method
-        self._num_matvecs, self._seed = num_matvecs, seed
+        self._num_matvecs, self._seed, self._memory = num_matvecs, seed, memory
 
     def __call__(self, model: nn.Module) -> dict[str, Estimate]:
         """Return "full" and the layers' names to traces.
@@ -373,6 +373,7 @@ class CurvatureTrace:
                 method=self._method,
                 num_matvecs=self._num_matvecs,
                 generator=torch.Generator().manual_seed(self._seed),
+                memory=self._memory,
             )
             for name, part in parts.items()
         }
