@@ -29,6 +29,12 @@ def net(sample_shape=(6,), num_classes=3):
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, num_classes or 3))
 
+def tall():
+    return nn.Sequential(nn.Linear(6, 3), nn.Unflatten(1, (3, 1)))
+
+def narrow():
+    return nn.Linear(6, 2)
+
 class Silent(nn.Module):
     def __init__(self):
         super().__init__()
@@ -43,6 +49,16 @@ def pairs(num_samples=24, width=6):
     source = torch.Generator().manual_seed(1)
     inputs = torch.randn(num_samples, width, generator=source)
     return inputs, torch.arange(num_samples) % 3
+
+class Overflowing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm1d(6) for _ in range(14)])
+        self.last = nn.Linear(6, 3)
+    def forward(self, x):
+        for norm in self.norms:
+            x = norm(x * 1000)
+        return self.last(x)
 
 def inputs(split):
     return pairs()[0] + {"train": 0.0, "test": 1.0}[split]

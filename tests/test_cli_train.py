@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_cases import as_json, enter_folder, environment, failed, mine, numbers_of
+from cli_cases import (
+    as_json,
+    enter_folder,
+    environment,
+    factory,
+    failed,
+    mine,
+    numbers_of,
+)
 from torch import nn
 
 import eigenscope as es
@@ -77,6 +85,31 @@ def test_a_training_records_what_its_file_says(capsys):
     assert list(history.spectra("weights/0.weight")) == [0, 3]
     assert history.entries[1]["hessian_trace/full"][1] >= 0
     assert (RUN / "figures/curves.png").stat().st_size > 5000
+
+
+def test_each_section_is_recorded_from_its_first_epoch_on_and_after_the_last(capsys):
+    changes = ["training.epochs=5", "jacobian.first=1", "weights.first=9"]
+    train(capsys, "tiny.toml", "--out", "run", "--set", *changes)
+    history = es.History.load(es.Run.open(RUN))
+    assert list(history.spectra("jacobian")) == [2, 4, 5]
+    assert list(history.spectra("jacobian_class/1")) == [2, 4, 5]
+    assert list(history.spectra("weights/0.weight")) == [5]
+    assert list(history.spectra("hessian/full")) == [0, 1, 2, 3, 4, 5]
+    changes = [f"--set={change}" for change in changes]
+    planned = as_json(capsys, "plan", "train", "tiny.toml", *changes)
+    labels = " ".join(step["name"] for step in planned["steps"])
+    assert "jacobian, 3 recordings" in labels
+
+
+def test_a_network_whose_outputs_overflow_before_training_is_trained(capsys):
+    changes = [f"model.name={factory('Overflowing')}", "training.epochs=4"]
+    bare = TINY.partition("[hessian]")[0] + "[jacobian]\nfirst = 1\nevery = 4\n"
+    Path("bare.toml").write_text(bare)
+    train(capsys, "bare.toml", "--out", "run", "--set", *changes)
+    history = es.History.load(es.Run.open(RUN))
+    assert history.entries[0]["loss/train"] is None
+    assert history.entries[4]["loss/train"] < 10
+    assert list(history.spectra("jacobian")) == [4]
 
 
 def test_what_is_recorded_is_what_the_kept_weights_give(capsys):

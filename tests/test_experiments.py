@@ -158,6 +158,9 @@ def test_files_are_looked_for_beside_unknown_keys():
         ("training.learning_rate=0", "learning_rate must be positive and finite; got"),
         ("training.schedule=multistep", "milestones belong to schedule = 'multistep'"),
         ("curvature.num_matvecs=2", "curvature.num_matvecs must be at least 3; got 2"),
+        (f"model.name={factory('tall')}", "tall gives (2, 3, 1) for 2 images"),
+        (f"model.name={factory('narrow')}", "a number for each of 3 classes; nets_of"),
+        ("jacobian.first=-1", "jacobian.first must be at least 0; got -1"),
         ("seed=-1", "seed must be at least 0; got -1"),
     ],
 )

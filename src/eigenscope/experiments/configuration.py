@@ -1,6 +1,8 @@
 """What a training experiment is made of: one frozen record for each table of a TOML."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, final
 
 from eigenscope._types import Layout, OutputName
@@ -9,6 +11,7 @@ from eigenscope.training import Optimization
 SplitName = Literal["train", "test"]
 LayerChoice = Literal["weights", "parameter", "module", "none"]
 KernelCut = Literal["slices", "matrix"]
+_TIMES: Mapping[str, int] = MappingProxyType({"every": 1, "first": 0})
 
 
 @final
@@ -71,7 +74,8 @@ class HessianSection:
     """Hessian spectra on a few training images of each class, whole and by layer.
 
     Attributes:
-        every: Epochs between recordings; the first is before training.
+        every: Epochs between recordings.
+        first: The first epoch that is recorded; 0 is before training.
         per_class: Images of each class, without augmentation.
         layers: "weights" (every parameter of more than one axis), "parameter",
             "module" or "none".
@@ -84,6 +88,7 @@ class HessianSection:
     """
 
     every: int = 1
+    first: int = 0
     per_class: int = 10
     layers: LayerChoice = "weights"
     compatible: bool = False
@@ -94,7 +99,7 @@ class HessianSection:
 
     def faults(self) -> list[str]:
         """Return what is wrong, one line for each."""
-        least = {"every": 1, "per_class": 1, "max_probes": 2, "max_steps": 2}
+        least = {"per_class": 1, "max_probes": 2, "max_steps": 2, **_TIMES}
         found = _too_small(self, least | {"num_outer": 0, "tolerance": 0})
         if self.compatible and self.layers not in {"weights", "none"}:
             found.append(
@@ -111,6 +116,7 @@ class JacobianSection:
 
     Attributes:
         every: Epochs between recordings.
+        first: The first epoch that is recorded; 0 is before training.
         num_samples: The first so many images; None for all.
         split: Of which part of the data.
         output: What is differentiated.
@@ -119,6 +125,7 @@ class JacobianSection:
     """
 
     every: int = 1
+    first: int = 0
     num_samples: int | None = None
     split: SplitName = "test"
     output: OutputName = "logits"
@@ -127,8 +134,8 @@ class JacobianSection:
 
     def faults(self) -> list[str]:
         """Return what is wrong, one line for each."""
-        least = {"every": 1} | ({} if self.num_samples is None else {"num_samples": 2})
-        return _too_small(self, least)
+        least = {} if self.num_samples is None else {"num_samples": 2}
+        return _too_small(self, {**_TIMES, **least})
 
 
 @final
@@ -138,15 +145,17 @@ class WeightsSection:
 
     Attributes:
         every: Epochs between recordings.
+        first: The first epoch that is recorded; 0 is before training.
         kernels: As for `es.weight_spectra`.
     """
 
     every: int = 1
+    first: int = 0
     kernels: KernelCut = "slices"
 
     def faults(self) -> list[str]:
         """Return what is wrong, one line for each."""
-        return _too_small(self, {"every": 1})
+        return _too_small(self, _TIMES)
 
 
 @final
@@ -156,17 +165,19 @@ class CurvatureSection:
 
     Attributes:
         every: Epochs between recordings.
+        first: The first epoch that is recorded; 0 is before training.
         num_samples: The first so many training images; None for all.
         num_matvecs: Products for the trace.
     """
 
     every: int = 1
+    first: int = 0
     num_samples: int | None = None
     num_matvecs: int = 60
 
     def faults(self) -> list[str]:
         """Return what is wrong, one line for each."""
-        least = {"every": 1, "num_matvecs": 3}
+        least = {**_TIMES, "num_matvecs": 3}
         least |= {} if self.num_samples is None else {"num_samples": 1}
         return _too_small(self, least)
 
@@ -176,7 +187,8 @@ class CurvatureSection:
 class Experiment:
     """One training and what is measured at its epochs.
 
-    Loss and accuracy on both splits are measured at every epoch.
+    Loss and accuracy on both splits are measured at every epoch; each section at every
+    multiple of its `every` from its `first` on, and after the last epoch.
 
     Attributes:
         name: What it is called.
@@ -207,7 +219,7 @@ class Experiment:
         return _too_small(self, {"seed": 0})
 
 
-def _too_small(section: object, least: dict[str, int]) -> list[str]:
+def _too_small(section: object, least: Mapping[str, int]) -> list[str]:
     return [
         f"{name} must be at least {bound}; got {getattr(section, name)}"
         for name, bound in least.items()

@@ -6,7 +6,12 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from eigenscope.experiments.configuration import HessianSection
+from eigenscope.experiments.configuration import (
+    CurvatureSection,
+    HessianSection,
+    JacobianSection,
+    WeightsSection,
+)
 from eigenscope.experiments.preparation import Prepared
 from eigenscope.experiments.published import published_spectra
 from eigenscope.operators import Hessian, SymmetricOperator, layer_blocks
@@ -22,6 +27,7 @@ from eigenscope.training import (
 )
 
 _FULL = "full"
+Times = HessianSection | JacobianSection | WeightsSection | CurvatureSection
 
 
 @final
@@ -61,7 +67,7 @@ class EpochMeasures:
         memory: Budget such as "4GiB"; None for half of what is available.
 
     Attributes:
-        sections: Measures by name, with the epochs between two recordings.
+        sections: Measures by name, with the section that says when they are due.
     """
 
     def __init__(self, prepared: Prepared, *, memory: str | int | None) -> None:
@@ -84,18 +90,19 @@ class EpochMeasures:
                 k: right for k, (_, right) in scores(model).items()
             },
         }
-        for name, (every, measure) in self.sections.items():
-            measures[name] = measure if self._is_due(epoch, every) else _nothing
+        for name, (times, measure) in self.sections.items():
+            measures[name] = measure if self._is_due(epoch, times) else _nothing
         return measures
 
     def num_recordings(self, name: str) -> int:
         """Return how often a section's measure is due in the whole training."""
-        every, _ = self.sections[name]
+        times, _ = self.sections[name]
         epochs = range(self._prepared.experiment.training.epochs + 1)
-        return sum(self._is_due(epoch, every) for epoch in epochs)
+        return sum(self._is_due(epoch, times) for epoch in epochs)
 
-    def _is_due(self, epoch: int, every: int) -> bool:
-        return epoch % every == 0 or epoch == self._prepared.experiment.training.epochs
+    def _is_due(self, epoch: int, times: Times) -> bool:
+        last = self._prepared.experiment.training.epochs
+        return epoch == last or (epoch >= times.first and epoch % times.every == 0)
 
     def _scores(self, model: nn.Module) -> dict[str, tuple[float, float]]:
         train, test = self._prepared.train, self._prepared.test
@@ -104,25 +111,22 @@ class EpochMeasures:
             "test": evaluate(model, test.inputs, test.targets),
         }
 
-    def _of_sections(self) -> dict[str, tuple[int, Measure]]:
-        """Return every section's measures with the epochs between two recordings."""
+    def _of_sections(self) -> dict[str, tuple[Times, Measure]]:
+        """Return every section's measures, each with the section."""
         experiment = self._prepared.experiment
-        found: dict[str, tuple[int, Measure]] = {}
+        found: dict[str, tuple[Times, Measure]] = {}
         if experiment.hessian is not None:
-            found["hessian"] = (
-                experiment.hessian.every,
-                self._hessian(experiment.hessian),
-            )
+            found["hessian"] = experiment.hessian, self._hessian(experiment.hessian)
         if (curvature := experiment.curvature) is not None:
             data = self._prepared.train.first(curvature.num_samples)
             options: dict[str, Any] = {"seed": experiment.seed, "memory": self._memory}
             loss = nn.CrossEntropyLoss()
             found["hessian_top"] = (
-                curvature.every,
+                curvature,
                 CurvatureEigenvalues(data, loss, warm=False, **options),
             )
             found["hessian_trace"] = (
-                curvature.every,
+                curvature,
                 CurvatureTrace(
                     data, loss, num_matvecs=curvature.num_matvecs, **options
                 ),
@@ -132,7 +136,7 @@ class EpochMeasures:
         if experiment.weights is not None:
             kernels = experiment.weights.kernels
             measure = WeightSpectra(kernels=kernels, memory=self._memory)
-            found["weights"] = (experiment.weights.every, measure)
+            found["weights"] = experiment.weights, measure
         return found
 
     def _hessian(self, section: HessianSection) -> Measure:
@@ -153,7 +157,7 @@ class EpochMeasures:
             memory=self._memory,
         )
 
-    def _jacobian(self) -> dict[str, tuple[int, Measure]]:
+    def _jacobian(self) -> dict[str, tuple[Times, Measure]]:
         section = self._prepared.experiment.jacobian
         if section is None:
             return {}
@@ -170,13 +174,13 @@ class EpochMeasures:
                 memory=self._memory,
             )
 
-        found: dict[str, tuple[int, Measure]] = {
-            "jacobian": (section.every, measure(inputs))
+        found: dict[str, tuple[Times, Measure]] = {
+            "jacobian": (section, measure(inputs))
         }
         if section.by_class:
             for number in targets.unique().tolist():
                 chosen = measure(inputs[targets == number])
-                found[f"jacobian_class/{number}"] = (section.every, chosen)
+                found[f"jacobian_class/{number}"] = section, chosen
         return found
 
 

@@ -16,6 +16,7 @@ from eigenscope.experiments.configuration import (
 )
 from eigenscope.experiments.images import Images, load_split
 from eigenscope.experiments.tables import read_table
+from eigenscope.problem import call_model, left_as_found
 from eigenscope.zoo import build_model, is_factory, load_weights, model_names
 from eigenscope.zoo.names import resolve_name
 
@@ -156,7 +157,28 @@ def _built(section: ModelSection, images: Images, seed: int) -> nn.Module:
     )
     if section.weights is not None:
         load_weights(model, Path(section.weights).expanduser())
+    _require_scores(model, section.name, images)
     return model
+
+
+def _require_scores(model: nn.Module, name: str, images: Images) -> None:
+    """Raise unless the network gives a number for every class of each of two images.
+
+    Their values may overflow: before training, BatchNorm normalizes by nothing in eval
+    mode, and a hundred layers that double a number are beyond float32.
+
+    Raises:
+        ValueError: If the outputs are of another shape.
+    """
+    inputs, classes = images.inputs[:2], len(images.class_names)
+    model.eval()
+    with torch.no_grad(), left_as_found(model):
+        shape = tuple(call_model(model, inputs).shape)
+    if len(shape) != 2 or shape[0] != len(inputs) or shape[1] < classes:
+        raise ValueError(
+            f"a network must give one row for each image, with a number for each of "
+            f"{classes} classes; {name} gives {shape} for {len(inputs)} images"
+        )
 
 
 def _section(kind: Any, table: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, cast, final
 from eigenscope.experiments.epoch_measures import EpochMeasures
 from eigenscope.experiments.preparation import Prepared
 from eigenscope.experiments.records import budget_of
-from eigenscope.problem import Problem
+from eigenscope.problem import Batches, state_digest
 from eigenscope.progress import progress
 from eigenscope.store import Run
 from eigenscope.training import EpochPass, History, Recorder, Trainer
@@ -114,9 +114,17 @@ def _require_same_start(run: Run, prepared: Prepared) -> None:
     Raises:
         ValueError: If they differ.
     """
-    found: dict[str, Any] = dict(
-        Problem(prepared.model, prepared.train.first(None)).fingerprint()
+    data = Batches(
+        prepared.train.first(None),
+        batch_size=None,
+        labels="labels",
+        device=None,
+        dtype=None,
     )
+    found: dict[str, Any] = {
+        "data": data.fingerprint(),
+        "weights": state_digest(prepared.model),
+    }
     recorded = cast("dict[str, Any] | None", run.settings.get("fingerprint"))
     if recorded is None:
         run.record_settings({"fingerprint": found})

@@ -11,6 +11,7 @@ from eigenscope.analysis import PowerLaw, fit_power_law
 from eigenscope.experiments.matching import inner_runs, run_folders, run_labels
 from eigenscope.experiments.stored_results import require_results_fit
 from eigenscope.plots import comparison_figure, save_figure
+from eigenscope.plots.families import FamilyMember, family_figure
 from eigenscope.plots.trainings import (
     Points,
     evolution_figure,
@@ -23,13 +24,14 @@ from eigenscope.training import History
 
 TRAININGS_HEADER = (
     *("run", "model", "data", "noise", "epoch", "layers", "accuracy, train"),
-    *("accuracy, test", "λ_max of 𝒥𝒥ᵀ", "α", "KS", "λ_max of H", "trace of H", "±"),
+    *("accuracy, test", "λ_max of 𝒥𝒥ᵀ", "α", "± of α", "KS", "λ_max of H"),
+    *("trace of H", "±"),
 )
 _KEYS = (
     *("run", "model", "data", "label_noise", "epoch", "num_weight_layers"),
     *("accuracy_train", "accuracy_test", "jacobian_lambda_max", "jacobian_alpha"),
-    *("jacobian_ks_distance", "hessian_lambda_max", "hessian_trace"),
-    "hessian_trace_stderr",
+    *("jacobian_alpha_stderr", "jacobian_ks_distance", "hessian_lambda_max"),
+    *("hessian_trace", "hessian_trace_stderr"),
 )
 WEIGHT_KEYS = (
     *("name", "dimension", "lambda_max", "trace", "alpha", "alpha_stderr", "xmin"),
@@ -91,6 +93,7 @@ class Training:
             last.get("accuracy/test"),
             None if found is None else float(found.values[-1]),
             None if fit is None else fit.alpha,
+            None if fit is None else fit.alpha_stderr,
             None if fit is None else fit.ks_distance,
             top[0] if isinstance(top, list) else top,
             *trace,
@@ -233,10 +236,8 @@ def _figures(trainings: Sequence[Training]) -> dict[str, Any]:
         figures["jacobian_evolution.png"] = evolution_figure(spectra, title=title)
     family = _family(trainings)
     if family:
-        names = dict.fromkeys(family, "layers with a matrix")
-        names |= {name: "test accuracy" for name in family if "accuracy" in name}
         title = "Across the family"
-        figures["family.png"] = panels_figure(family, axes=names, title=title)
+        figures["family.png"] = family_figure(family, title=title)
     for number, one in enumerate(trainings):
         named = [name for name in one.history.names if name.startswith(_CLASS)]
         last = {
@@ -275,33 +276,26 @@ def _panels(
     return panels, axes
 
 
-def _family(trainings: Sequence[Training]) -> dict[str, dict[str, Points]]:
-    """Return numbers against depth and accuracy, if the networks differ."""
+def _family(trainings: Sequence[Training]) -> list[FamilyMember]:
+    """Return the networks that have a Jacobian spectrum, if they differ."""
     models = {str(one.run.arguments.get("model")) for one in trainings}
     rows: list[dict[str, Any]] = [
         dict(zip(_KEYS, one.row(), strict=True)) for one in trainings
     ]
-    names = {
-        "α of the Jacobian spectrum": "jacobian_alpha",
-        "KS distance of the tail": "jacobian_ks_distance",
-        "λ_max of the Jacobian Gram": "jacobian_lambda_max",
-    }
-    found: dict[str, dict[str, Points]] = {}
-    if len(models) < 2:
-        return found
-    for name, key in names.items():
-        for suffix, axis in (
-            ("", "num_weight_layers"),
-            (", accuracy", "accuracy_test"),
-        ):
-            lines: dict[str, Points] = {
-                str(row["run"]): ([row[axis]], [row[key]])
-                for row in rows
-                if row[axis] is not None and row[key] is not None
-            }
-            if lines:
-                found[name + suffix] = lines
-    return found
+    found = [
+        FamilyMember(
+            name=row["run"],
+            depth=row["num_weight_layers"],
+            accuracy=row["accuracy_test"],
+            alpha=row["jacobian_alpha"],
+            alpha_stderr=row["jacobian_alpha_stderr"],
+            ks_distance=row["jacobian_ks_distance"],
+            lambda_max=row["jacobian_lambda_max"],
+        )
+        for row in rows
+        if row["jacobian_lambda_max"] is not None
+    ]
+    return found if len(models) > 1 else []
 
 
 def _series(trainings: Sequence[Training]) -> list[Sequence[object]]:
