@@ -108,11 +108,11 @@ def projected_ntk(
             found.append(_sketch(engine, vectors))
     sketches = [torch.cat(found, 2) for found in pieces]
     value, square = _moments(sketches[0], sketches[-1], trace=outputs != "full")
-    variance = (square - value.square()).clamp(min=0) / (num_projections - 1)
+    variance = square.addcmul_(value, value, value=-1).clamp_(min=0)
     dtype = first.dtype
     return ProjectedNTK(
         value=value.to(dtype),
-        stderr=variance.sqrt().to(dtype),
+        stderr=variance.div_(num_projections - 1).sqrt_().to(dtype),
         num_projections=num_projections,
     )
 
@@ -129,7 +129,10 @@ def _require_room(
     entries = left.num_samples * right.num_samples * each**2
     rows = left.num_samples + (right.num_samples if right is not left else 0)
     itemsize = torch.promote_types(left.dtype, torch.float32).itemsize
-    needed = (2 * entries + rows * left.num_outputs * count) * itemsize
+    # Beside the two results: squares of the projections, or one product of a vector.
+    beside = rows * left.num_outputs * count if outputs == "full" else entries
+    sketches = rows * left.num_outputs * count
+    needed = (2 * entries + sketches + beside) * itemsize
     require_fits(
         needed,
         budget,
@@ -154,12 +157,12 @@ def _groups(problem: Problem, count: int, budget: int) -> list[int]:
 def _directions(
     problem: Problem, count: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    return {
-        name: torch.randn(
-            count, *p.shape, generator=generator, dtype=p.dtype, device=p.device
-        )
-        for name, p in problem.params.items()
-    }
+    """Return directions drawn one by one: the same however they are grouped."""
+    found = {name: p.new_empty(count, *p.shape) for name, p in problem.params.items()}
+    for number in range(count):
+        for rows in found.values():
+            rows[number].normal_(generator=generator)
+    return found
 
 
 def _sketch(
@@ -196,11 +199,12 @@ def _moments(
     """Return the mean over the vectors of the products, and of their squares."""
     count = left.shape[2]
     if not trace:
-        mean = torch.einsum("icv,jev->ijce", left, right) / count
+        mean = torch.einsum("icv,jev->ijce", left, right).div_(count)
         squares = torch.einsum("icv,jev->ijce", left.square(), right.square())
-        return mean, squares / count
-    mean = torch.einsum("icv,jcv->ij", left, right) / count
+        return mean, squares.div_(count)
+    mean = torch.einsum("icv,jcv->ij", left, right).div_(count)
     squares = torch.zeros_like(mean)
     for vector in range(count):
-        squares += (left[:, :, vector] @ right[:, :, vector].T).square()
-    return mean, squares / count
+        product = left[:, :, vector] @ right[:, :, vector].T
+        squares.addcmul_(product, product)
+    return mean, squares.div_(count)

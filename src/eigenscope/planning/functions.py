@@ -188,8 +188,10 @@ def _projected(options: Options) -> Job:
     ratio = 1.0 if other is None else other.num_samples / problem.num_samples
     each = problem.num_outputs if options["outputs"] == "full" else 1
     count = options["num_projections"]
-    kernel = 4 * ratio * each * each * problem.dtype.itemsize  # value, square, error
-    sketch = count * problem.num_outputs * problem.dtype.itemsize * (1 + ratio)
+    kernel = (2 if each > 1 else 3) * ratio * each * each * problem.dtype.itemsize
+    sides = 1.0 if other is None else 1 + ratio
+    sketch = count * problem.num_outputs * problem.dtype.itemsize * sides
+    sketch *= 2 if each > 1 else 1  # squares, of which a product is taken at the end
     return _job(
         projected_ntk,
         options,
@@ -199,6 +201,7 @@ def _projected(options: Options) -> Job:
         pair_flops=4.0 * ratio * (problem.num_outputs * each) * count,
         dtype=problem.dtype,
         kept_bytes=_pairs(kernel, sketch, resolve(options["memory"])),
+        result_last=True,
         chunk=ParameterEngine(problem).chunk_size,
         backward=problem.num_outputs * (1.0 + (ratio if other is not None else 0.0)),
     )
