@@ -13,7 +13,7 @@ from eigenscope.operators import SymmetricOperator
 NUM_SAMPLES = 11
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     torch_state = torch.Generator().manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 5), nn.Linear(5, 3)

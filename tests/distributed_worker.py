@@ -69,9 +69,28 @@ def errors(folder: Path, rank: int) -> None:
         lambda: hessian @ (vectors(hessian.shape[0]) + rank),
         lambda: es.Problem(network(), inputs, ranks="both"),  # pyright: ignore[reportArgumentType]
         lambda: _twice(folder / "run"),
+        lambda: es.Problem(_activated(nn.ReLU() if rank else nn.Tanh()), inputs),
+        lambda: es.Problem(
+            network(), inputs, output="probabilities" if rank else "logits"
+        ),
+        lambda: es.Problem(network(), inputs, params="*.bias" if rank else "*.weight"),
+        lambda: es.Hessian(
+            es.Problem(
+                network(),
+                (inputs, targets),
+                loss=nn.CrossEntropyLoss(label_smoothing=0.1 * rank),
+            )
+        ),
         lambda: hessian @ vectors(hessian.shape[0]),
     )
     (folder / f"{rank}.txt").write_text("\n---\n".join(map(_said, attempts)))
+
+
+def _activated(activation: nn.Module) -> nn.Module:
+    """Return a network of the same weights whatever its activation is."""
+    net = network()
+    net[1] = activation
+    return net
 
 
 class _Square(nn.Module):

@@ -117,7 +117,12 @@ def test_an_error_of_one_rank_is_raised_on_all(tmp_path: Path, started):
     assert first[4] == second[4]
     assert "ranks must be one of 'all', 'own'; got 'both'" in first[5]
     assert "only one process can write a run" in second[6]
-    assert first[7] == second[7] == "nothing"
+    for number, what in ((7, "outputs"), (8, "outputs"), (10, "losses")):
+        said = f"all 2 ranks must compute the same {what}; those of rank 1 differ"
+        assert said in first[number]
+        assert first[number] == second[number]
+    assert "must be given the same params; those of rank 1 differ" in first[9]
+    assert first[11] == second[11] == "nothing"
 
 
 @pytest.mark.slow

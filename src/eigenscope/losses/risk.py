@@ -25,6 +25,9 @@ from eigenscope.problem import (
     left_as_found,
     require_no_batch_statistics,
 )
+from eigenscope.problem.alike import require_same_numbers
+
+_NUM_COMPARED = 8
 
 
 @final
@@ -96,8 +99,19 @@ class Risk:
             return total, count
         starts = ranks.gather([batch.start for batch, _ in self.examples])
         self.examples = _examples(self.problem, [s for own in starts for s in own])
+        with ranks.together():
+            own = self._compared()
+        require_same_numbers(ranks, "losses", own, self.problem.dtype)
         sums = ranks.gather((total, count))
         return sum(own for own, _ in sums), sum(own for _, own in sums)
+
+    def _compared(self) -> list[float]:
+        """Return numerator and denominator of the first samples, for other ranks."""
+        batch = recordable_batch(self.problem.whole().batches.first(_NUM_COMPARED))
+        raw, targets = _raw(self.problem, batch), batch.targets
+        with torch.no_grad():
+            count = self.loss.denominator(raw, targets) if self.loss.is_mean else 0.0
+            return [float(self.loss.numerator(raw, targets)), float(count)]
 
     def numerator(self, raw: Tensor, targets: Any) -> Float[Tensor, ""]:
         """Return some samples' part of L(θ), which autograd can differentiate."""

@@ -1,7 +1,8 @@
 """What must be alike: two sets of samples, and what the ranks hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from eigenscope.distributed import Ranks
@@ -52,6 +53,38 @@ def require_same_on_all(ranks: Ranks, fingerprint: Mapping[str, str]) -> None:
                 "seed what is random alike, give each rank the whole data without a "
                 "DistributedSampler, or pass ranks='own' for a problem of one rank."
             )
+
+
+def require_same_numbers(
+    ranks: Ranks, what: str, own: Sequence[float], dtype: torch.dtype
+) -> None:
+    """Raise on all ranks unless all have computed the same, up to rounding.
+
+    Args:
+        ranks: Who shares the work.
+        what: What they have computed of the same samples.
+        own: This rank's numbers.
+        dtype: Type that they were computed in.
+
+    Raises:
+        DataChangedError: Naming the ranks that differ from rank 0.
+    """
+    found = [torch.tensor(one, dtype=torch.float64) for one in ranks.gather(list(own))]
+    first = found[0]
+    epsilon = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    noise = epsilon**0.5 * first.abs().amax()
+    others = [
+        rank
+        for rank, one in enumerate(found)
+        if one.shape != first.shape or bool(((one - first).abs() > noise).any())
+    ]
+    if others:
+        raise DataChangedError(
+            f"all {ranks.size} ranks must compute the same {what}; those of rank "
+            f"{', '.join(map(str, others))} differ from rank 0's by more than "
+            "rounding. Give every rank the same network in the same mode, and the "
+            "same output= and loss=."
+        )
 
 
 def _described(x: object) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eigenscope._types import OutputSpec
 from eigenscope.distributed import ALONE, RanksChoice, current_ranks
-from eigenscope.problem.alike import require_same_on_all
+from eigenscope.problem.alike import require_same_numbers, require_same_on_all
 from eigenscope.problem.batch import ModelInputs
 from eigenscope.problem.data import Batches
 from eigenscope.problem.model import (
@@ -24,6 +24,7 @@ from eigenscope.problem.parameters import select_parameters
 from eigenscope.problem.sharded import require_whole_parameters
 
 _PROBE_SAMPLES = 4
+_COMPARED_ENTRIES = 64
 
 
 @final
@@ -107,10 +108,11 @@ class Problem:
             self.num_samples = self.batches.num_samples
             raw = self._checked_outputs()
             self.raw_shape = tuple(raw.shape[1:])
-            self.num_outputs = transform_outputs(raw, output).shape[1]
+            found = transform_outputs(raw, output)
+            self.num_outputs = found.shape[1]
             self.device, self.dtype = raw.device, raw.dtype
         if self.ranks.size > 1:
-            require_same_on_all(self.ranks, self.fingerprint())
+            self._require_same_on_all(found)
         self.batches = self.batches.within(self.ranks.share(self.num_samples))
 
     def _checked_outputs(self) -> Tensor:
@@ -120,6 +122,14 @@ class Problem:
         _require_one_row_per_sample(raw, probe.size)
         _require_real(raw, "the model")
         return raw
+
+    def _require_same_on_all(self, outputs: Tensor) -> None:
+        """Compare what the ranks were given, and some outputs of the first samples."""
+        chosen = {"params": ", ".join(self.params)}
+        require_same_on_all(self.ranks, self.fingerprint() | chosen)
+        entries = outputs.detach().flatten()
+        some = entries[:: -(-len(entries) // _COMPARED_ENTRIES)].tolist()
+        require_same_numbers(self.ranks, "outputs", some, self.dtype)
 
     def raw(self, inputs: ModelInputs) -> Tensor:
         """Return the raw output z for one batch of inputs."""
