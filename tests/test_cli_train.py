@@ -123,8 +123,10 @@ def test_what_is_recorded_is_what_the_kept_weights_give(capsys):
         outputs = model(x)
     loss = nn.functional.cross_entropy(outputs, y).item()
     assert history.entries[2]["loss/train"] == pytest.approx(loss, rel=1e-6)
-    right = float((outputs.argmax(1) == y).double().mean())
-    assert history.entries[2]["accuracy/train"] == right
+    hits = (outputs.argmax(1) == y).double()
+    assert history.entries[2]["accuracy/train"] == float(hits.mean())
+    of_class = history.entries[2]["jacobian_class_accuracy/1"]
+    assert of_class == float(hits[y == 1].mean())
     places = [np.arange(c, 24, 3) for c in range(3)]
     rows = torch.from_numpy(
         np.concatenate(

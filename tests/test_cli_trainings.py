@@ -53,7 +53,8 @@ def test_trainings_are_drawn_and_tabulated_side_by_side(capsys):
     assert names == {
         *("trainings.csv", "series.csv", "weights.csv", "curves.png"),
         *("jacobian_spectra.png", "jacobian_evolution.png"),
-        *("00_classes.png", "01_classes.png"),
+        *("00_classes.png", "01_classes.png", "classes.csv"),
+        *("00_class_numbers.png", "01_class_numbers.png"),
     }
     table = rows_of("comparison/trainings.csv")
     assert [row["label_noise"] for row in table] == ["1.0", "0.0"]  # by folder
@@ -65,6 +66,17 @@ def test_trainings_are_drawn_and_tabulated_side_by_side(capsys):
         assert float(row["hessian_lambda_max"]) == entry["hessian_top"][0]
         assert float(row["hessian_trace"]) == entry["hessian_trace/full"][0]
         assert float(row["accuracy_test"]) == entry["accuracy/test"]
+    classes = rows_of("comparison/classes.csv")
+    assert len(classes) == 2 * 3 * 3
+    history = es.History.load(es.Run.open(Path("runs/true")))
+    for row in classes[9:]:
+        number = row["class"]
+        assert (row["run"], row["class_name"]) == ("true", f"class {number}")
+        entry = history.entries[int(row["epoch"])]
+        assert float(row["accuracy"]) == entry[f"jacobian_class_accuracy/{number}"]
+        spectra = history.spectra(f"jacobian_class/{row['class']}")
+        assert float(row["lambda_max"]) == spectra[int(row["epoch"])].values[-1]
+        assert int(row["dimension"]) == 8
     weights = rows_of("comparison/weights.csv")
     assert len(weights) == 2 * 3 * 2
     assert {row["name"] for row in weights} == {"0.weight", "2.weight"}

@@ -97,7 +97,11 @@ def test_many_runs_have_their_legend_below_the_axes():
     figure.draw_without_rendering()
     legend = ax.get_legend()
     assert legend is not None
-    assert legend.get_window_extent().y1 < ax.get_window_extent().y0
+    box = legend.get_window_extent()
+    assert box.y1 < ax.get_window_extent().y0
+    assert box.x1 <= figure.bbox.x1
+    names = [text.get_window_extent() for text in legend.get_texts()]
+    assert names[0].y0 == pytest.approx(names[4].y0)  # two columns of short names
 
 
 @pytest.mark.message

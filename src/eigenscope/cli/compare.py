@@ -10,8 +10,8 @@ from eigenscope.report.comparison import (
     read_comparison,
     write_comparison,
 )
+from eigenscope.report.training_numbers import TRAININGS_HEADER
 from eigenscope.report.trainings import (
-    TRAININGS_HEADER,
     are_trainings,
     read_trainings,
     write_trainings,

@@ -12,7 +12,7 @@ from eigenscope.cli.tables import terminal_table
 from eigenscope.estimators import weight_spectra
 from eigenscope.plots import comparison_figure, save_figure
 from eigenscope.report.matching import require_no_run
-from eigenscope.report.trainings import WEIGHT_KEYS, tail_fits, weight_row
+from eigenscope.report.training_numbers import WEIGHT_KEYS, tail_fits, weight_row
 from eigenscope.store import write_atomically
 
 

@@ -121,7 +121,8 @@ class JacobianSection:
         split: Of which part of the data.
         output: What is differentiated.
         layout: "samples" or "outputs".
-        by_class: Also of the images of each class by themselves.
+        by_class: Also of the images of each class by themselves, with the share of them
+            that is classified right.
     """
 
     every: int = 1

@@ -1,8 +1,8 @@
 """What is measured of a network after an epoch of an experiment."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any, final
+from functools import cache, partial
+from typing import Any, Final, final
 
 from torch import Tensor, nn
 
@@ -26,6 +26,8 @@ from eigenscope.training import (
     evaluate,
 )
 
+CLASS_SPECTRA: Final = "jacobian_class/"
+CLASS_ACCURACIES: Final = "jacobian_class_accuracy"
 _FULL = "full"
 Times = HessianSection | JacobianSection | WeightsSection | CurvatureSection
 
@@ -180,8 +182,21 @@ class EpochMeasures:
         if section.by_class:
             for number in targets.unique().tolist():
                 chosen = measure(inputs[targets == number])
-                found[f"jacobian_class/{number}"] = section, chosen
+                found[f"{CLASS_SPECTRA}{number}"] = section, chosen
+            shares = partial(_accuracies, inputs=inputs, targets=targets)
+            found[CLASS_ACCURACIES] = section, shares
         return found
+
+
+def _accuracies(
+    model: nn.Module, *, inputs: Tensor, targets: Tensor
+) -> dict[str, float]:
+    """Return the share of right answers of each class."""
+    found: dict[str, float] = {}
+    for number in targets.unique().tolist():
+        chosen = targets == number
+        _, found[str(number)] = evaluate(model, inputs[chosen], targets[chosen])
+    return found
 
 
 def _nothing(model: nn.Module) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Networks of a family: numbers of their spectra against depth and accuracy."""
+"""Networks of a family, or classes: numbers of spectra against depth and accuracy."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,12 +34,12 @@ _LEVELS: Final = MappingProxyType({-1: "top", 0: "center", 1: "bottom"})
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyMember:
-    """One network of a family; what is not known is None.
+    """One network of a family, or one class; what is not known is None.
 
     Attributes:
         name: Stands beside its points.
         depth: Layers with a matrix.
-        accuracy: On the test set, from 0 to 1.
+        accuracy: From 0 to 1.
         alpha: Exponent of the Jacobian spectrum's tail.
         alpha_stderr: Its standard error.
         ks_distance: Of the tail from its law.
@@ -57,12 +57,7 @@ class FamilyMember:
 
 _Taken = tuple[Bbox, float]
 _Value = Callable[[FamilyMember], float | None]
-_ACROSS: Final[Mapping[str, _Value]] = MappingProxyType(
-    {
-        "depth (layers with a matrix)": lambda one: one.depth,
-        "test accuracy": lambda one: one.accuracy,
-    }
-)
+_DEPTH: Final = "depth (layers with a matrix)"
 _UP: Final[Mapping[str, _Value]] = MappingProxyType(
     {
         "α of the Jacobian spectrum": lambda one: one.alpha,
@@ -72,7 +67,9 @@ _UP: Final[Mapping[str, _Value]] = MappingProxyType(
 )
 
 
-def family_figure(members: Sequence[FamilyMember], *, title: str) -> Figure:
+def family_figure(
+    members: Sequence[FamilyMember], *, title: str, accuracy: str = "test accuracy"
+) -> Figure:
     """Draw α, D and λ_max against depth in one row and against accuracy in another.
 
     Every point has its network's name and color; α has its standard error. Depths
@@ -81,6 +78,7 @@ def family_figure(members: Sequence[FamilyMember], *, title: str) -> Figure:
     Args:
         members: The networks.
         title: Of the figure.
+        accuracy: What the members' accuracy is, the label of its axes.
 
     Returns:
         The figure; a row or column of which nothing is known is left out.
@@ -88,7 +86,11 @@ def family_figure(members: Sequence[FamilyMember], *, title: str) -> Figure:
     Raises:
         ValueError: If nothing can be drawn.
     """
-    across = [name for name, of in _ACROSS.items() if _known(members, of)]
+    axes: dict[str, _Value] = {
+        _DEPTH: lambda one: one.depth,
+        accuracy: lambda one: one.accuracy,
+    }
+    across = {name: of for name, of in axes.items() if _known(members, of)}
     up = [name for name, of in _UP.items() if _known(members, of)]
     if not across or not up:
         raise ValueError(
@@ -99,9 +101,12 @@ def family_figure(members: Sequence[FamilyMember], *, title: str) -> Figure:
     with new_figure(title, width=width, height=height) as figure:
         grid = figure.subplots(len(across), len(up), squeeze=False)
         points: list[tuple[Axes, list[_Point]]] = []
-        for row, x_name in zip(grid, across, strict=True):
+        for row, (x_name, x_of) in zip(grid, across.items(), strict=True):
             for ax, y_name in zip(row, up, strict=True):
-                points.append((ax, _draw_panel(ax, members, x_name, y_name)))
+                drawn = _draw_points(ax, members, x_of, y_name)
+                _frame(ax, drawn, is_by_depth=x_name == _DEPTH)
+                ax.set_xlabel(x_name, parse_math=False)
+                points.append((ax, drawn))
         figure.draw_without_rendering()  # names are placed where axes have their size
         for ax, drawn in points:
             _place_names(ax, drawn)
@@ -123,13 +128,13 @@ class _Point:
     name: Annotation
 
 
-def _draw_panel(
-    ax: Axes, members: Sequence[FamilyMember], x_name: str, y_name: str
+def _draw_points(
+    ax: Axes, members: Sequence[FamilyMember], x_of: _Value, y_name: str
 ) -> list[_Point]:
     """Draw the points of one panel; their names are not placed yet."""
     drawn: list[_Point] = []
     for one, (color, _) in zip(members, looks(), strict=False):
-        x, y = _ACROSS[x_name](one), _UP[y_name](one)
+        x, y = x_of(one), _UP[y_name](one)
         if x is None or y is None:
             continue
         error = (one.alpha_stderr or 0.0) if y_name.startswith("α") else 0.0
@@ -144,22 +149,24 @@ def _draw_panel(
             parse_math=False,
         )
         drawn.append(_Point(x=x, y=y, error=error, name=name))
-    ax.set(xlabel=x_name)
     ax.set_ylabel(y_name, parse_math=False)
-    if drawn:
-        is_deep = x_name.startswith("depth")
-        x, y = np.array(sorted((point.x, point.y) for point in drawn)).T
-        if is_deep:
-            ax.plot(x, y, color=INK, lw=0.8, alpha=0.5, zorder=0)
-        ax.margins(_MARGIN)
-        if is_deep and 0 < x[0] < x[-1] / _FINE:
-            ax.set_xscale("log")
-        if y_name.startswith("λ_max") and 0 < y.min() < y.max() / _FINE:
-            ax.set_yscale("log")
-        ax.autoscale_view()
-        for axis in (ax.xaxis, ax.yaxis):
-            _tick(axis)
     return drawn
+
+
+def _frame(ax: Axes, drawn: Sequence[_Point], *, is_by_depth: bool) -> None:
+    if not drawn:
+        return
+    x, y = np.array(sorted((point.x, point.y) for point in drawn)).T
+    if is_by_depth:
+        ax.plot(x, y, color=INK, lw=0.8, alpha=0.5, zorder=0)
+    ax.margins(_MARGIN)
+    if is_by_depth and 0 < x[0] < x[-1] / _FINE:
+        ax.set_xscale("log")
+    if ax.get_ylabel().startswith("λ_max") and 0 < y.min() < y.max() / _FINE:
+        ax.set_yscale("log")
+    ax.autoscale_view()
+    for axis in (ax.xaxis, ax.yaxis):
+        _tick(axis)
 
 
 def _tick(axis: Axis) -> None:

@@ -47,6 +47,8 @@ MAX_LOG10: Final = 250.0  # beyond it the ticks of a log axis overflow
 _LEGEND_ROW: Final = 0.22  # inches of a row of a legend below all axes
 _LEGEND_KEY: Final = 0.6  # inches beside a label of it
 _CHARACTER: Final = 0.085  # inches of a character of it
+_MOST_COLUMNS: Final = 2  # of a legend below one axes
+_LONG_HANDLE: Final = 3.0  # font sizes: shows a dash beside a mark
 _MOST_INSIDE: Final = 5  # legend entries within axes
 _BELOW_LABELS: Final = 0.5  # inches from the axis to below its label
 
@@ -134,10 +136,14 @@ def write_legend(
     """
     if _has_long_legend(ax):
         below = ScaledTranslation(0, -_BELOW_LABELS, ax.figure.dpi_scale_trans)
+        labels = ax.get_legend_handles_labels()[1]
+        width = ax.get_window_extent().width / ax.figure.dpi
         legend = ax.legend(
             loc="upper left",
             bbox_to_anchor=(0.0, 0.0),
             bbox_transform=ax.transAxes + below,
+            ncols=min(_MOST_COLUMNS, _columns_below(labels, width)),
+            handlelength=_LONG_HANDLE,
         )
     else:
         legend = ax.legend(loc=loc)

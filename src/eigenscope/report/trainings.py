@@ -2,12 +2,11 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any
 
-from eigenscope.analysis import PowerLaw, fit_power_law
+from eigenscope.experiments.epoch_measures import CLASS_SPECTRA
 from eigenscope.experiments.matching import inner_runs, run_folders, run_labels
 from eigenscope.experiments.stored_results import require_results_fit
 from eigenscope.plots import comparison_figure, save_figure
@@ -18,86 +17,22 @@ from eigenscope.plots.trainings import (
     panels_figure,
 )
 from eigenscope.report.matching import require_no_run
+from eigenscope.report.training_numbers import (
+    CLASS_KEYS,
+    JACOBIAN,
+    TOP,
+    TRACE,
+    TRAININGS_KEYS,
+    WEIGHT_KEYS,
+    WEIGHTS,
+    Training,
+    tail_fit,
+    tail_fits,
+    weight_row,
+)
 from eigenscope.spectra import Spectrum
 from eigenscope.store import Run, write_atomically
 from eigenscope.training import History
-
-TRAININGS_HEADER = (
-    *("run", "model", "data", "noise", "epoch", "layers", "accuracy, train"),
-    *("accuracy, test", "λ_max of 𝒥𝒥ᵀ", "α", "± of α", "KS", "λ_max of H"),
-    *("trace of H", "±"),
-)
-_KEYS = (
-    *("run", "model", "data", "label_noise", "epoch", "num_weight_layers"),
-    *("accuracy_train", "accuracy_test", "jacobian_lambda_max", "jacobian_alpha"),
-    *("jacobian_alpha_stderr", "jacobian_ks_distance", "hessian_lambda_max"),
-    *("hessian_trace", "hessian_trace_stderr"),
-)
-WEIGHT_KEYS = (
-    *("name", "dimension", "lambda_max", "trace", "alpha", "alpha_stderr", "xmin"),
-    *("ks_distance", "num_tail"),
-)
-_JACOBIAN, _WEIGHTS, _CLASS = "jacobian", "weights/", "jacobian_class/"
-_TOP, _TRACE = "hessian_top", "hessian_trace/full"
-XminRule = Literal["scan", "peak"]
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """One training as a comparison sees it.
-
-    Attributes:
-        label: The run's name.
-        run: The run.
-        history: Its recordings.
-    """
-
-    label: str
-    run: Run
-    history: History
-
-    def scalar(self, name: str) -> Points:
-        """Return epochs and values of a number; nothing if it was not recorded."""
-        if name not in self.history.names:
-            return [], []
-        epochs, values = self.history.series(name)
-        return epochs.tolist(), values.tolist()
-
-    def spectra(self, name: str) -> dict[int, Spectrum]:
-        """Return the spectra of a name by epoch; nothing if there are none."""
-        return self.history.spectra(name) if name in self.history.names else {}
-
-    def of_jacobian(self, value: Callable[[Spectrum], float | None]) -> Points:
-        """Return epochs and a number of the Jacobian spectra, where it is defined."""
-        numbers = {n: value(found) for n, found in self.spectra(_JACOBIAN).items()}
-        kept = {n: number for n, number in numbers.items() if number is not None}
-        return list(kept), list(kept.values())
-
-    def row(self) -> Sequence[object]:
-        """Return the last recorded numbers, as `TRAININGS_HEADER` names them."""
-        spectra = self.spectra(_JACOBIAN)
-        found = spectra[max(spectra)] if spectra else None
-        fit = None if found is None else _fit(found)
-        last = self.history.entries[self.history.numbers[-1]]
-        trace = last.get(_TRACE) or [None, None]
-        top = last.get(_TOP) or [None]
-        return (
-            self.label,
-            self.run.arguments.get("model"),
-            self.run.arguments.get("data"),
-            self.run.arguments.get("data.label_noise"),
-            self.history.numbers[-1],
-            self.run.results.get("num_weight_layers"),
-            last.get("accuracy/train"),
-            last.get("accuracy/test"),
-            None if found is None else float(found.values[-1]),
-            None if fit is None else fit.alpha,
-            None if fit is None else fit.alpha_stderr,
-            None if fit is None else fit.ks_distance,
-            top[0] if isinstance(top, list) else top,
-            *trace,
-        )
 
 
 def read_trainings(
@@ -159,18 +94,25 @@ def write_trainings(trainings: Sequence[Training], out: Path) -> list[Path]:
     require_no_run(out)
     out.mkdir(parents=True, exist_ok=True)
     tables = {
-        "trainings.csv": [_KEYS, *(training.row() for training in trainings)],
+        "trainings.csv": [TRAININGS_KEYS, *(training.row() for training in trainings)],
         "series.csv": [("run", "epoch", "quantity", "value"), *_series(trainings)],
     }
     weights = [
-        (one.label, epoch, *weight_row(name.removeprefix(_WEIGHTS), found, _fit(found)))
+        (
+            one.label,
+            epoch,
+            *weight_row(name.removeprefix(WEIGHTS), found, tail_fit(found)),
+        )
         for one in trainings
         for name in one.history.names
-        if name.startswith(_WEIGHTS)
+        if name.startswith(WEIGHTS)
         for epoch, found in one.spectra(name).items()
     ]
     if weights:
         tables["weights.csv"] = [("run", "epoch", *WEIGHT_KEYS), *weights]
+    classes = [row for one in trainings for row in one.class_rows()]
+    if classes:
+        tables["classes.csv"] = [CLASS_KEYS, *classes]
     written: list[Path] = []
     for name, rows in tables.items():
         text = io.StringIO()
@@ -183,47 +125,13 @@ def write_trainings(trainings: Sequence[Training], out: Path) -> list[Path]:
     return written
 
 
-def tail_fits(
-    spectra: Mapping[str, Spectrum], rule: XminRule = "scan"
-) -> dict[str, dict[str, PowerLaw]]:
-    """Fit a power law to each of some spectra.
-
-    Args:
-        spectra: By label.
-        rule: Where the tails start.
-
-    Returns:
-        By label: the fit by the rule, or nothing where there is no tail.
-    """
-    fits = {label: _fit(found, rule) for label, found in spectra.items()}
-    return {label: {rule: fit} if fit else {} for label, fit in fits.items()}
-
-
-def weight_row(name: str, found: Spectrum, fit: PowerLaw | None) -> Sequence[object]:
-    """Return the numbers of one weight's spectrum, as `WEIGHT_KEYS` names them.
-
-    Args:
-        name: Of the weight.
-        found: Its spectrum.
-        fit: Of its tail, if it has one.
-
-    Returns:
-        The row; without numbers of a fit where there is none.
-    """
-    tail: tuple[object, ...] = (None,) * 5
-    if fit is not None:
-        tail = (fit.alpha, fit.alpha_stderr, fit.xmin, fit.ks_distance, fit.num_tail)
-    largest = float(found.values[-1])
-    return (name, found.dimension, largest, found.trace(), *tail)
-
-
 def _figures(trainings: Sequence[Training]) -> dict[str, Any]:
     panels, axes = _panels(trainings)
     figures: dict[str, Any] = {}
     if panels:
         title = "Through training"
         figures["curves.png"] = panels_figure(panels, axes=axes, title=title)
-    spectra = {one.label: one.spectra(_JACOBIAN) for one in trainings}
+    spectra = {one.label: one.spectra(JACOBIAN) for one in trainings}
     spectra = {label: found for label, found in spectra.items() if found}
     if spectra:
         last = {label: found[max(found)] for label, found in spectra.items()}
@@ -239,17 +147,41 @@ def _figures(trainings: Sequence[Training]) -> dict[str, Any]:
         title = "Across the family"
         figures["family.png"] = family_figure(family, title=title)
     for number, one in enumerate(trainings):
-        named = [name for name in one.history.names if name.startswith(_CLASS)]
-        last = {
-            f"class {name.removeprefix(_CLASS)}": found[max(found)]
-            for name in named
-            for found in [one.spectra(name)]
-        }
-        if last:
-            title = f"{one.label}: Jacobian spectra class by class"
-            figures[f"{number:02d}_classes.png"] = comparison_figure(
-                last, tail_fits(last), title=title
-            )
+        for name, figure in _class_figures(one).items():
+            figures[f"{number:02d}_{name}.png"] = figure
+    return figures
+
+
+def _class_figures(one: Training) -> dict[str, Any]:
+    """Return a training's spectra class by class, and their numbers."""
+    names = one.class_names()
+    if not names:
+        return {}
+    found = {label: one.spectra(CLASS_SPECTRA + key) for key, label in names.items()}
+    last = {label: spectra[max(spectra)] for label, spectra in found.items()}
+    rows: list[dict[str, Any]] = [
+        dict(zip(CLASS_KEYS, row, strict=True)) for row in one.class_rows()
+    ]
+    end = max(row["epoch"] for row in rows)
+    members = [
+        FamilyMember(
+            name=row["class_name"],
+            depth=None,
+            accuracy=row["accuracy"],
+            alpha=row["alpha"],
+            alpha_stderr=row["alpha_stderr"],
+            ks_distance=row["ks_distance"],
+            lambda_max=row["lambda_max"],
+        )
+        for row in rows
+        if row["epoch"] == end
+    ]
+    title = f"{one.label}: Jacobian spectra class by class"
+    figures = {"classes": comparison_figure(last, tail_fits(last), title=title)}
+    if any(member.accuracy is not None for member in members):
+        figures["class_numbers"] = family_figure(
+            members, title=title, accuracy="accuracy on the class"
+        )
     return figures
 
 
@@ -263,8 +195,8 @@ def _panels(
         "λ_max of the Jacobian Gram": ("epoch", lambda one: one.of_jacobian(_largest)),
         "λ_max of the Jacobian Gram ": ("accuracy, train", _against_accuracy),
         "α of the Jacobian spectrum": ("epoch", lambda one: one.of_jacobian(_alpha)),
-        "λ_max of the Hessian": ("epoch", lambda one: one.scalar(_TOP)),
-        "trace of the Hessian": ("epoch", lambda one: one.scalar(_TRACE)),
+        "λ_max of the Hessian": ("epoch", lambda one: one.scalar(TOP)),
+        "trace of the Hessian": ("epoch", lambda one: one.scalar(TRACE)),
         "α of the first weight": ("epoch", _first_weight_alpha),
     }
     panels: dict[str, dict[str, Points]] = {}
@@ -280,7 +212,7 @@ def _family(trainings: Sequence[Training]) -> list[FamilyMember]:
     """Return the networks that have a Jacobian spectrum, if they differ."""
     models = {str(one.run.arguments.get("model")) for one in trainings}
     rows: list[dict[str, Any]] = [
-        dict(zip(_KEYS, one.row(), strict=True)) for one in trainings
+        dict(zip(TRAININGS_KEYS, one.row(), strict=True)) for one in trainings
     ]
     found = [
         FamilyMember(
@@ -317,7 +249,7 @@ def _against_accuracy(one: Training) -> Points:
 
 
 def _first_weight_alpha(one: Training) -> Points:
-    names = [name for name in one.history.names if name.startswith(_WEIGHTS)]
+    names = [name for name in one.history.names if name.startswith(WEIGHTS)]
     fits = (
         {n: _alpha(found) for n, found in one.spectra(names[0]).items()}
         if names
@@ -332,12 +264,5 @@ def _largest(found: Spectrum) -> float:
 
 
 def _alpha(found: Spectrum) -> float | None:
-    fit = _fit(found)
+    fit = tail_fit(found)
     return None if fit is None else fit.alpha
-
-
-def _fit(found: Spectrum, rule: XminRule = "scan") -> PowerLaw | None:
-    try:
-        return fit_power_law(found, xmin=rule)
-    except ValueError:  # no tail above the noise floor
-        return None
