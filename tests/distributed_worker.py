@@ -1,10 +1,13 @@
 """One of several processes: does a job with the others and saves what it has found."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import distributed_cases
 import torch
 import torch.distributed as dist
 from distributed_cases import (
@@ -16,15 +19,19 @@ from distributed_cases import (
     vectors,
 )
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
 )
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 import eigenscope as es
 from eigenscope.operators import NTK, InputJacobian, gram
+from eigenscope.problem import sharded
 
 
 class Slow(nn.Module):
@@ -111,22 +118,137 @@ def _said(attempt: Callable[[], object]) -> str:
     return "nothing"
 
 
-def sharded(folder: Path, rank: int) -> None:
-    """A network that FSDP2 has cut into pieces is refused, and served when whole."""
-    whole = es.Hessian(problem())
-    expected = whole @ vectors(whole.shape[0])
-    cut = network()
-    fully_shard(cut, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
-    said = _said(lambda: es.Problem(cut, samples()))
-    full = get_model_state_dict(cut, options=StateDictOptions(full_state_dict=True))
-    plain = network()
-    plain.load_state_dict(full)
+def in_pieces(folder: Path, rank: int) -> None:
+    """Networks of FSDP2 and of tensor parallelism do what the plain one does."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    makers = {"FSDP2": _fully_sharded, "DTensors": _parallel}
+    found: dict[str, object] = {}
+    for kind, make in makers.items():
+        cut = make(mesh)
+        before = _described(cut)
+        distributed_cases.network = lambda cut=cut: cut  # of all cases
+        names = ("curvature", "kernels", "parameter Jacobians")
+        found[kind] = {name: CASES[name]() for name in names}
+        found[f"{kind}, functions"] = _functions(cut)
+        found[f"{kind}, same"] = before == _described(cut)
+        found[f"{kind}, trained"] = _trained(cut, folder / kind)
+    torch.save(found, folder / f"{rank}.pt")
+    wrong = _parallel(mesh, last=ColwiseParallel())
+    inputs, _ = samples()
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: es.Problem(wrong, inputs),
+        lambda: es.Problem(network(), distribute_tensor(inputs, mesh, [Replicate()])),
+        lambda: es.TracePenalty(_parallel(mesh), weight=1.0),
+        lambda: es.Problem(_flattened(), inputs),
+        lambda: es.Problem(_Uncopyable(_fully_sharded(mesh)), inputs),
+        lambda: es.Problem(_Distributing(_parallel(mesh), mesh), inputs),
+        lambda: _without_memory(lambda: es.Problem(_fully_sharded(mesh), inputs)),
+    )
+    (folder / f"{rank}.txt").write_text("\n---\n".join(map(_said, attempts)))
+
+
+def _fully_sharded(mesh: DeviceMesh) -> nn.Module:
+    """A network whose root keeps what its last pass has gathered."""
+    net: Any = network()
+    fully_shard(net[3], mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    with torch.no_grad():
+        net(samples()[0])
+    assert not isinstance(net[0].weight, DTensor)
+    return net
+
+
+def _parallel(mesh: DeviceMesh, last: Any = None) -> nn.Module:
+    """A tensor-parallel network, one of whose layers is of no even size."""
+    plan: dict[str, ParallelStyle] = {
+        "3": ColwiseParallel(output_layouts=Replicate()),
+        "4": last or RowwiseParallel(input_layouts=Replicate()),
+    }
+    return parallelize_module(network(), mesh, plan)
+
+
+def _flattened() -> nn.Module:
+    net = nn.Sequential(network())
+    net[0].__class__ = type("Flat", (FullyShardedDataParallel,), {})
+    return net
+
+
+class _Uncopyable(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.lock = net, threading.Lock()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs)
+
+
+class _Distributing(nn.Module):
+    def __init__(self, net: nn.Module, mesh: DeviceMesh) -> None:
+        super().__init__()
+        self.first, self.mesh = net, mesh
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.first(distribute_tensor(inputs, self.mesh, [Replicate()]))
+
+
+def _without_memory(call: Callable[[], object]) -> object:
+    before, sharded.resolve = sharded.resolve, lambda _: 100
+    try:
+        return call()
+    finally:
+        sharded.resolve = before
+
+
+def _described(net: nn.Module) -> list[object]:
+    """Everything that must be the same afterwards, bits of pieces included."""
+    tensors = [*net.named_parameters(), *net.named_buffers()]
+    pieces = [(n, id(t), type(t), t.requires_grad, t.grad) for n, t in tensors]
+    bits = [t.to_local() if isinstance(t, DTensor) else t for _, t in tensors]
+    hooks = [[*m._forward_pre_hooks, *m._forward_hooks] for m in net.modules()]
+    kinds = [(type(m), m.training) for m in net.modules()]
+    numbers = [bit.detach().flatten().tolist() for bit in bits]
+    return [pieces, numbers, hooks, kinds, torch.get_rng_state().tolist()]
+
+
+def _functions(cut: nn.Module) -> dict[str, Tensor]:
     inputs, targets = samples()
-    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0]).double())
-    again = es.Hessian(es.Problem(plain, (inputs, targets), loss=loss, batch_size=4))
-    found = again @ vectors(again.shape[0])
-    assert torch.equal(found, expected)
-    (folder / f"{rank}.txt").write_text(said)
+    gradients = es.per_sample_gradients(
+        cut, nn.CrossEntropyLoss(), inputs[1:], targets[1:]
+    )
+    spectra = es.weight_spectra(cut)
+    return {
+        "ntk": es.ntk(cut, inputs, inputs[:3], outputs="trace"),
+        "conjugate": es.conjugate_kernel(cut, inputs, inputs[:2]),
+        "inputs": es.input_jacobian(cut, inputs),
+        **gradients,
+        **{f"{name} W": torch.tensor(own.values) for name, own in spectra.items()},
+    }
+
+
+def _trained(cut: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """Numbers before each of two steps of a training that goes on in pieces."""
+    inputs, targets = samples()
+    loss = nn.CrossEntropyLoss()
+    measure = es.CurvatureTrace((inputs, targets), loss, num_matvecs=8)
+    if isinstance(cut, FSDPModule):
+        cut.reshard()  # optimizers are given the pieces
+    optimizer = torch.optim.SGD(cut.parameters(), lr=0.1)
+    with es.Run.create(folder, verb="test", arguments={}) as made:
+        recorder = es.Recorder(made, {"trace": measure})
+        for step in range(2):
+            recorder.record(cut, step)
+            optimizer.zero_grad()
+            loss(cut(inputs), targets).backward()
+            optimizer.step()
+        return {"trace": torch.tensor(recorder.history().series("trace/full")[1])}
+
+
+def alone_in_pieces(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """What `in_pieces` must find, by one process."""
+    return {
+        "functions": _functions(network()),
+        "trained": _trained(network(), folder),
+    }
 
 
 def run(folder: Path, rank: int) -> None:
@@ -187,7 +309,7 @@ def main() -> None:
     jobs = {
         "cases": cases,
         "errors": errors,
-        "sharded": sharded,
+        "in pieces": in_pieces,
         "run": run,
         "resumed run": resumed_run,
         "recording": recording,

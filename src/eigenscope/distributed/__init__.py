@@ -17,7 +17,6 @@ __all__ = [
     "RanksChoice",
     "agreed_bytes",
     "current_ranks",
-    "is_in_pieces",
     "is_sharing",
     "own_rank",
 ]
@@ -32,12 +31,6 @@ def is_sharing() -> bool:
         and dist.is_initialized()
         and dist.get_world_size() > 1
     )
-
-
-def is_in_pieces(tensor: object) -> bool:
-    """Return whether a tensor is a DTensor, of which each process holds a piece."""
-    module = sys.modules.get("torch.distributed.tensor")  # else nothing made one
-    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def own_rank() -> int:

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from eigenscope._types import JsonValue, require_choice
 from eigenscope.budget import require_fits
 from eigenscope.estimators.matrices import require_finite
-from eigenscope.problem import select_parameters
+from eigenscope.problem import select_parameters, whole_network
 from eigenscope.spectra import Spectrum, rounding_floor
 
 Kernels = Literal["slices", "matrix"]
@@ -62,6 +62,7 @@ def weight_spectra(
         array([4., 9.])
     """
     require_choice("kernels", kernels, Kernels)
+    model = whole_network(model)
     found = {
         name: weight
         for name, weight in _weights(model, params).items()

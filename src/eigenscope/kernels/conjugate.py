@@ -78,7 +78,7 @@ def conjugate_kernel(
     first = Problem(model, data_of(x1), params=[], ranks="own")
     second = None
     if x2 is not None:
-        second = Problem(model, data_of(x2), params=[], ranks="own")
+        second = Problem(first.model, data_of(x2), params=[], ranks="own")
     return conjugate_of(first, second, layer, memory)
 
 

@@ -201,7 +201,7 @@ def problems(
     first = Problem(model, data_of(x1), **chosen)
     second = None
     if x2 is not None:
-        second = Problem(model, data_of(x2), **chosen)
+        second = Problem(first.model, data_of(x2), **chosen)
     if outputs == "pseudo":
         summed = summed_outputs(output)
         first = first.with_output(summed)

@@ -23,6 +23,7 @@ from eigenscope.planning.rehearsal import EFFORT
 from eigenscope.planning.series import checkpoints_of, steps_of_loading
 from eigenscope.planning.values import VALUES, job_of_values
 from eigenscope.planning.weights import step_of_weights
+from eigenscope.problem import whole_network
 from eigenscope.training import record_series
 from eigenscope.training.measurement import Composed
 
@@ -86,6 +87,9 @@ def plan(
         return _of_measure(call, *arguments, effort=effort, **options)
     function = _function(call)
     bound = signature(function).bind(*arguments, **options)
+    model = bound.arguments.get("model")
+    if isinstance(model, nn.Module):  # gathered once, not in each rehearsal
+        bound.arguments["model"] = whole_network(model)
     if function is record_series:
         return _of_series(dict(bound.arguments), effort)
     steps, others, found = _steps(function, bound, effort)

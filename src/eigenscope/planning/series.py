@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eigenscope.planning.plan import Step
+from eigenscope.problem import whole_network
 from eigenscope.store import Run
 from eigenscope.training import History, Schedule, find_checkpoints
 from eigenscope.zoo import load_weights
@@ -46,7 +47,7 @@ def steps_of_loading(options: Options, checkpoints: dict[int, Path]) -> Sequence
     """
     if not checkpoints:
         return ()
-    network = copy.deepcopy(options["model"])
+    network = copy.deepcopy(whole_network(options["model"]))
     first = next(iter(checkpoints.values()))
     load_weights(network, first)  # libraries load
     started = time.perf_counter()

@@ -22,6 +22,7 @@ from eigenscope.problem.outputs import (
 )
 from eigenscope.problem.parameters import select_parameters
 from eigenscope.problem.problem import Problem
+from eigenscope.problem.sharded import require_no_pieces, whole_network
 
 __all__ = [
     "Batch",
@@ -41,7 +42,9 @@ __all__ = [
     "require_classes",
     "require_finite_outputs",
     "require_no_batch_statistics",
+    "require_no_pieces",
     "select_parameters",
     "state_digest",
     "transform_outputs",
+    "whole_network",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eigenscope.distributed.pieces import kept_in_pieces
 from eigenscope.problem.outputs import raw_outputs
 from eigenscope.problem.random_state import rng_preserved
 from eigenscope.problem.raw_batches import update_digest
@@ -211,9 +212,11 @@ def state_digest(model: nn.Module) -> str:
         32 hexadecimal digits.
     """
     state = hashlib.blake2b(digest_size=16)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        state.update(name.encode())
-        update_digest(state, tensor)
+    # What FSDP2 has gathered must not be shared with NumPy: it could not be let go.
+    with kept_in_pieces(model):
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            state.update(name.encode())
+            update_digest(state, tensor)
     return state.hexdigest()
 
 

@@ -21,7 +21,11 @@ from eigenscope.problem.model import (
 )
 from eigenscope.problem.outputs import require_output, transform_outputs
 from eigenscope.problem.parameters import select_parameters
-from eigenscope.problem.sharded import require_whole_parameters
+from eigenscope.problem.sharded import (
+    own_tensors_explained,
+    require_same_outputs,
+    whole_network,
+)
 
 _PROBE_SAMPLES = 4
 _COMPARED_ENTRIES = 64
@@ -33,7 +37,8 @@ class Problem:
 
     Everything is checked before any work starts: weights and inputs are finite, two
     passes over the data agree, and the model answers twice the same. The model is
-    used as it is (device, dtype, mode) and left as it was found.
+    used as it is (device, dtype, mode) and left as it was found. If its parameters are
+    in pieces (FSDP2, DTensors), every rank takes a whole copy.
 
     Args:
         model: Any module.
@@ -66,6 +71,7 @@ class Problem:
         passes of a few samples.
 
     Attributes:
+        model: The network, or its whole copy.
         ranks: Who shares the work.
 
     Example:
@@ -92,33 +98,45 @@ class Problem:
                 "function into the forward of a module."
             )
         self.ranks = current_ranks(ranks)
+        whole = whole_network(model)
         with self.ranks.together():
             require_output(output)
             _require_loss(loss)
-            require_whole_parameters(model)
-            require_finite_weights(model)
-            self.model = model
+            require_finite_weights(whole)
+            self.model = whole
             self.loss = loss
             self.output: OutputSpec = output
-            self.params = select_parameters(model, params)
-            device, dtype = device_and_dtype(model)
+            self.params = select_parameters(whole, params)
+            device, dtype = device_and_dtype(whole)
             self.batches = Batches(
                 data, batch_size=batch_size, labels=labels, device=device, dtype=dtype
             )
             self.num_samples = self.batches.num_samples
-            raw = self._checked_outputs()
+            raw = self._checked_outputs(model)
             self.raw_shape = tuple(raw.shape[1:])
             found = transform_outputs(raw, output)
             self.num_outputs = found.shape[1]
             self.device, self.dtype = raw.device, raw.dtype
+        self._require_copy_of(model)
         if self.ranks.size > 1:
             self._require_same_on_all(found)
         self.batches = self.batches.within(self.ranks.share(self.num_samples))
 
-    def _checked_outputs(self) -> Tensor:
+    def _require_copy_of(self, model: nn.Module) -> None:
+        """Raise if the network is a whole copy that answers otherwise than its model.
+
+        All ranks come here together: the model computes with all of them.
+        """
+        if self.model is not model:
+            probe = self.batches.first(_PROBE_SAMPLES)
+            with self.ranks.together():
+                require_same_outputs(model, self.model, probe.inputs)
+
+    def _checked_outputs(self, model: nn.Module) -> Tensor:
         """Return the raw outputs of a few samples, taken twice."""
         probe = self.batches.first(_PROBE_SAMPLES)
-        raw = require_repeatable(self.model, probe.inputs)
+        with own_tensors_explained(is_copy=self.model is not model):
+            raw = require_repeatable(self.model, probe.inputs)
         _require_one_row_per_sample(raw, probe.size)
         _require_real(raw, "the model")
         return raw

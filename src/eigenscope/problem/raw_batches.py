@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eigenscope.distributed.pieces import is_in_pieces, whole_tensor
+
 
 def inputs_and_targets(raw: object, labels: str, index: int) -> tuple[Any, Any]:
     """Return what goes into the model and what is compared with its output.
@@ -53,8 +55,15 @@ def size_of(inputs: object, targets: object, index: int) -> int:
 
     Raises:
         TypeError: If no entry has a sample axis.
-        ValueError: If entries, or inputs and targets, have different lengths.
+        ValueError: If entries, or inputs and targets, have different lengths, or
+            are in pieces.
     """
+    for name, tensor in _tensors({"inputs": inputs, "targets": targets}):
+        if is_in_pieces(tensor):
+            raise ValueError(
+                "every rank must be given the whole data as plain tensors; the "
+                f"{name} of batch {index} are a DTensor. Pass its full_tensor()."
+            )
     sizes = {name: len(t) for name, t in _tensors(inputs) if t.ndim > 0}
     if not sizes:
         raise TypeError(
@@ -136,7 +145,8 @@ def beginning(raw: object, size: int, *, of: int) -> Any:
 def update_digest(state: "hashlib.blake2b", tensor: Tensor) -> None:
     """Add a tensor's shape, dtype and bytes to a digest."""
     state.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-    flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten()
+    plain = whole_tensor(tensor).resolve_conj().resolve_neg()
+    flat = plain.cpu().contiguous().flatten()
     state.update(flat.view(torch.uint8).numpy().data)
 
 

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from eigenscope._types import require_choice
 from eigenscope.autodiff import gradient_graph
 from eigenscope.estimators.probes import ProbeLaw, draw_probes
-from eigenscope.problem import ParameterLayout, select_parameters
+from eigenscope.problem import (
+    ParameterLayout,
+    require_no_pieces,
+    select_parameters,
+)
 
 LayerRange = Literal["middle", "all"]
 
@@ -81,6 +85,12 @@ class TracePenalty:
         for name, count in (("num_probes", num_probes), ("every", every)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1; got {count}.")
+        require_no_pieces(
+            model,
+            what="the penalty",
+            instead="Train with DistributedDataParallel, or measure the trace without "
+            "penalizing it: es.CurvatureTrace.",
+        )
         self._params = _chosen(model, params)
         self._layout = ParameterLayout(self._params)
         self._weight, self._num_probes, self._seed = weight, num_probes, seed

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from eigenscope._types import JsonValue, require_choice
+from eigenscope.problem import whole_network
 from eigenscope.progress import progress
 from eigenscope.store import Run
 from eigenscope.training.checkpoints import Checkpoints, find_checkpoints
@@ -90,6 +91,7 @@ def record_series(
     require_choice("foreign", foreign, Foreign)
     if processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}.")
+    model = whole_network(model)
     found = find_checkpoints(folder, counter=counter)
     _tell(found, Path(folder), foreign)
     recorder = Recorder(run, measures, schedule=schedule, mode=mode)
