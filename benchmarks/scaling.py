@@ -26,7 +26,7 @@ ITEM = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Peaks without sparsity, from the vendor's data sheets."""
+    """Peaks without sparsity; docs/concepts/scaling.md says where from."""
 
     name: str
     tf32: float
