@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import eigenscope as es
+from eigenscope import budget
 from eigenscope.jacobian import InputJacobianEngine, OpenChunk
 from eigenscope.operators.curvature_graphs import HessianChunk
 from eigenscope.planning.counting import Counting
@@ -309,3 +310,45 @@ def test_random_vectors_have_a_budget(call, method, held):
     for refused in (call, partial(es.plan, call)):
         with pytest.raises(ValueError, match=said):
             refused(matrix, memory=least - 1, **options)
+
+
+@pytest.mark.message
+def test_dense_forms_have_a_budget_or_what_is_free(problem, monkeypatch):
+    for make in (es.InputJacobian, es.ParameterJacobian):
+        free = make(problem)
+        least = free.shape[0] * free.shape[1] * 8
+        assert torch.equal(make(problem, memory=least).dense(), free.dense())
+        assert es.plan(make(problem, memory=3 * least).dense, effort=1e-3).fits
+        said = rf"the dense form of .* memory={least} or above, write it to a run"
+        with pytest.raises(ValueError, match=said):
+            make(problem, memory=least - 1).dense()
+    monkeypatch.setattr(budget, "available_memory", lambda: 9000)
+    hessian = es.Hessian(problem)  # of 43 parameters
+    with pytest.raises(
+        ValueError, match=r"what is free, 8\.8 KiB; 28\.9 KiB are .*'slq'"
+    ):
+        hessian.dense()
+    assert es.layer_blocks(hessian)["2.bias"].dense().shape == (3, 3)
+
+
+KERNEL = torch.eye(40) + 0.5
+MEASURES = {
+    "condition_number": ((KERNEL,), 24 * 40**2),
+    "kernel_alignment": ((KERNEL, torch.eye(40)), 40 * 40**2),
+    "kernel_target_alignment": ((KERNEL, torch.arange(40) % 3), 48 * 40**2),
+    "principal_angles": ((KERNEL[:, :4], KERNEL[:, 9:11]), 32 * 40 * 6),
+    "subspace_overlap": ((KERNEL[:, :4], KERNEL[:, 9:11]), 32 * 40 * 6),
+}
+
+
+@pytest.mark.message
+@pytest.mark.parametrize("name", MEASURES)
+def test_measures_of_kernels_and_subspaces_have_a_budget(name):
+    given, least = MEASURES[name]
+    free = getattr(es, name)(*given)
+    tight = getattr(es, name)(*given, memory=least)
+    assert str(tight) == str(free)
+    assert es.plan(name, *given, memory=2 * least, effort=1e-3).fits
+    for refused in (getattr(es, name), partial(es.plan, name)):
+        with pytest.raises(ValueError, match=rf"Give more with memory={least} or"):
+            refused(*given, memory=least - 1)

@@ -154,6 +154,34 @@ def require_fits(
     return budget
 
 
+def require_free(
+    needed: int, memory: str | int | None, *, what: str, way_out: str
+) -> None:
+    """Raise, before any work, unless bytes fit a stated budget, else what is free.
+
+    Where nothing is stated, half of what is free is no reason to refuse what the user
+    has asked for by name; what is more than free cannot be had.
+
+    Args:
+        needed: The bytes.
+        memory: The budget; None for all that is available, of each process.
+        what: What needs them, the subject of the message.
+        way_out: What helps beside more memory.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    if memory is not None:
+        require_fits(needed, memory, what=what, way_out=way_out)
+        return
+    free = int(resolve(None) / AVAILABLE_FRACTION)
+    if needed > free:
+        raise ValueError(
+            f"{what} must fit what is free, {format_bytes(free)}; "
+            f"{format_bytes(needed)} are needed. Free more, {way_out}."
+        )
+
+
 def rows_within(
     budget: int, bytes_per_row: int, *, minimum: int = 1, multiple_of: int = 1
 ) -> int:

@@ -1,16 +1,22 @@
 """How far two subspaces, such as those of top eigenvectors, agree."""
 
+from typing import Final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eigenscope.budget import require_fits
 from eigenscope.spectra import Eigenpairs
 
+_ENTRY_BYTES: Final = 32  # float64, scaled, and the factors of QR
 Vectors = Eigenpairs | Float[Tensor, "dim vector"]
 Others = Eigenpairs | Float[Tensor, "other_dim other_vector"]
 
 
-def subspace_overlap(a: Vectors, b: Others) -> float:
+def subspace_overlap(
+    a: Vectors, b: Others, *, memory: str | int | None = None
+) -> float:
     """‖UᵀV‖²_F / min(k, l), the mean squared cosine of the principal angles.
 
     U (D, k) and V (D, l) are orthonormal bases of the two spans. 1 if one subspace
@@ -20,15 +26,17 @@ def subspace_overlap(a: Vectors, b: Others) -> float:
     Args:
         a: Eigenpairs, or vectors as columns, linearly independent.
         b: The same.
+        memory: Budget such as "4GiB"; half of what is available if None.
 
     Returns:
         Between 0 and 1.
 
     Raises:
-        ValueError: If the vectors differ in length, or are linearly dependent.
+        ValueError: If the vectors differ in length, are linearly dependent, or do not
+            fit the budget.
 
     Cost:
-        O(D (k + l)²) operations.
+        O(D (k + l)²) operations and at most 8 D (4 k + 4 l) bytes.
 
     References:
         Björck and Golub (1973), Math. Comp. 27, principal angles.
@@ -38,22 +46,26 @@ def subspace_overlap(a: Vectors, b: Others) -> float:
         >>> subspace_overlap(eye[:, :2], eye[:, 1:3])
         0.5
     """
-    return float(torch.cos(principal_angles(a, b)).square().mean())
+    return float(torch.cos(principal_angles(a, b, memory=memory)).square().mean())
 
 
-def principal_angles(a: Vectors, b: Others) -> Float[Tensor, " angle"]:
+def principal_angles(
+    a: Vectors, b: Others, *, memory: str | int | None = None
+) -> Float[Tensor, " angle"]:
     """Angles arccos σ_i between two subspaces, σ the singular values of UᵀV.
 
     Args:
         a: Eigenpairs, or vectors as columns, linearly independent.
         b: The same.
+        memory: Budget such as "4GiB"; half of what is available if None.
 
     Returns:
         min(k, l) angles in radians, ascending, float64, on the CPU; accurate also
         where they are small.
 
     Raises:
-        ValueError: If the vectors differ in length, or are linearly dependent.
+        ValueError: If the vectors differ in length, are linearly dependent, or do not
+            fit the budget.
 
     Example:
         >>> eye = torch.eye(3, dtype=torch.float64)
@@ -61,6 +73,13 @@ def principal_angles(a: Vectors, b: Others) -> Float[Tensor, " angle"]:
         >>> round(float(principal_angles(eye[:, :1], turned)) / torch.pi, 9)
         0.25
     """
+    entries = sum(_columns(vectors).numel() for vectors in (a, b))
+    require_fits(
+        _ENTRY_BYTES * entries,
+        memory,
+        what=f"bases of both subspaces, {entries} numbers in float64,",
+        way_out="or take fewer vectors",
+    )
     first, second = _basis("a", a), _basis("b", b)
     if len(first) != len(second):
         raise ValueError(
@@ -77,9 +96,13 @@ def principal_angles(a: Vectors, b: Others) -> Float[Tensor, " angle"]:
     return torch.where(cosines > 0.7, torch.asin(sines), torch.acos(cosines))
 
 
+def _columns(vectors: Vectors | Others) -> Tensor:
+    return vectors.vectors if isinstance(vectors, Eigenpairs) else vectors
+
+
 def _basis(name: str, vectors: Vectors | Others) -> Float[Tensor, "dim vector"]:
     """An orthonormal basis of the span, float64, on the CPU."""
-    columns = vectors.vectors if isinstance(vectors, Eigenpairs) else vectors
+    columns = _columns(vectors)
     if columns.ndim != 2 or not columns.shape[1] or columns.shape[1] > len(columns):
         raise ValueError(
             f"{name} must be at most D vectors as columns (D, k); got shape "

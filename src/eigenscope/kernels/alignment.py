@@ -1,14 +1,18 @@
 """How alike two kernels are, and how well conditioned one is."""
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import Final, cast, final
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from eigenscope.budget import require_fits
 from eigenscope.precision import wide_device, widened
 
+_WIDE: Final = 8  # bytes of a number in float64
+_CONDITION_BYTES: Final = 3 * _WIDE  # matrix, mirror image and the gaps between them
+_ALIGNED_BYTES: Final = 5 * _WIDE  # two matrices, centered anew, and their product
 _MATRIX = (
     "{} must be a square matrix (n, n) or a full kernel (n, n, k, k) of one set of "
     "samples; got shape {}. Leave out x2."
@@ -36,26 +40,30 @@ class ConditionNumber:
     is_resolved: bool
 
 
-def condition_number(kernel: Num[Tensor, "..."]) -> ConditionNumber:
+def condition_number(
+    kernel: Num[Tensor, "..."], *, memory: str | int | None = None
+) -> ConditionNumber:
     """κ = λ_max / λ_min of a kernel matrix, computed in float64.
 
     Args:
         kernel: (n, n), or (n, n, k, k), which is taken as the (n·k) × (n·k) matrix.
+        memory: Budget such as "4GiB"; half of what is available if None.
 
     Returns:
         The number with the two eigenvalues and what is rounding.
 
     Raises:
-        ValueError: If the kernel is no square matrix, not symmetric, not finite or has
-            no positive eigenvalue.
+        ValueError: If the kernel is no square matrix, not symmetric, not finite, has
+            no positive eigenvalue, or does not fit the budget.
 
     Cost:
-        About 4/3 D³ operations.
+        About 4/3 D³ operations and 24 D² bytes.
 
     Example:
         >>> condition_number(torch.diag(torch.tensor([4.0, 1.0]))).value
         4.0
     """
+    _require_room(kernel, memory, each=_CONDITION_BYTES)
     matrix = _as_matrix(kernel, "kernel")
     dtype = kernel.dtype if kernel.is_floating_point() else matrix.dtype
     epsilon = torch.finfo(dtype).eps
@@ -78,7 +86,11 @@ def condition_number(kernel: Num[Tensor, "..."]) -> ConditionNumber:
 
 
 def kernel_alignment(
-    a: Float[Tensor, "..."], b: Float[Tensor, "..."], *, centered: bool = False
+    a: Float[Tensor, "..."],
+    b: Float[Tensor, "..."],
+    *,
+    centered: bool = False,
+    memory: str | int | None = None,
 ) -> float:
     """⟨A, B⟩ / (‖A‖ ‖B‖) in the Frobenius inner product: the cosine of two kernels.
 
@@ -88,13 +100,17 @@ def kernel_alignment(
         a: (n, n), or (n, n, k, k).
         b: A kernel of the same shape.
         centered: Whether to take H A H and H B H, H = I - 11ᵀ/n, first.
+        memory: Budget such as "4GiB"; half of what is available if None.
 
     Returns:
         A number between -1 and 1, at least 0 for positive semi-definite kernels.
 
     Raises:
-        ValueError: If the shapes differ or are no kernels', or a kernel is zero or not
-            finite.
+        ValueError: If the shapes differ or are no kernels', or a kernel is zero, not
+            finite, or does not fit the budget.
+
+    Cost:
+        40 bytes for each entry of a kernel.
 
     References:
         Cristianini, Shawe-Taylor, Elisseeff, Kandola (2001), NIPS 14; centered: Cortes,
@@ -110,6 +126,7 @@ def kernel_alignment(
             f"{tuple(b.shape)}. Take outputs='trace' to compare with a conjugate "
             "kernel."
         )
+    _require_room(a, memory, each=_ALIGNED_BYTES)
     matrices = [_scaled(_as_matrix(a, "a")), _scaled(_as_matrix(b, "b"))]
     if centered:
         matrices = [_centered(matrix) for matrix in matrices]
@@ -128,6 +145,7 @@ def kernel_target_alignment(
     targets: Num[Tensor, "..."],
     *,
     centered: bool = False,
+    memory: str | int | None = None,
 ) -> float:
     """⟨K, YYᵀ⟩ / (‖K‖ ‖YYᵀ‖): the cosine between a kernel and the ideal one.
 
@@ -136,13 +154,18 @@ def kernel_target_alignment(
         targets: Classes as integers (n,) or (n, 1), for which Y is one-hot, or numbers
             (n,) or (n, m) that are Y themselves, one-hot integers (n, m) among them.
         centered: As for `kernel_alignment`.
+        memory: Budget such as "4GiB"; half of what is available if None.
 
     Returns:
         A number between 0 and 1 for a positive semi-definite kernel.
 
     Raises:
         TypeError: If targets are no tensor.
-        ValueError: If there is not one target per row.
+        ValueError: If there is not one target per row, or the kernel does not fit the
+            budget.
+
+    Cost:
+        48 bytes for each entry of the kernel.
 
     Example:
         >>> round(kernel_target_alignment(torch.eye(2), torch.tensor([0, 1])), 12)
@@ -158,6 +181,7 @@ def kernel_target_alignment(
             "target alignment needs a kernel (n, n) and n targets; got shapes "
             f"{tuple(kernel.shape)} and {tuple(targets.shape)}. Take outputs='trace'."
         )
+    _require_room(kernel, memory, each=_ALIGNED_BYTES + _WIDE)
     if targets.is_floating_point() or (targets.ndim == 2 and targets.shape[1] > 1):
         y = _scaled(widened(targets))
         y = y.unsqueeze(1) if y.ndim == 1 else y
@@ -165,7 +189,20 @@ def kernel_target_alignment(
         _, classes = targets.flatten().unique(return_inverse=True)
         y = widened(torch.nn.functional.one_hot(classes))
     return kernel_alignment(
-        kernel, (y @ y.T).to(wide_device(kernel.device)), centered=centered
+        kernel,
+        (y @ y.T).to(wide_device(kernel.device)),
+        centered=centered,
+        memory=memory,
+    )
+
+
+def _require_room(kernel: Tensor, memory: str | int | None, *, each: int) -> None:
+    require_fits(
+        each * kernel.numel(),
+        memory,
+        what=f"the kernel's {kernel.numel()} entries in float64 and what they are "
+        "compared with",
+        way_out="or take some of the samples",
     )
 
 

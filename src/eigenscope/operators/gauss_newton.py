@@ -24,6 +24,7 @@ from eigenscope.operators.curvature_graphs import (
     Recorder,
 )
 from eigenscope.operators.curvature_products import CurvatureProducts
+from eigenscope.operators.room import require_room
 from eigenscope.problem import ParameterLayout, Problem
 
 
@@ -68,6 +69,7 @@ class OutputCurvature(CurvatureOperator):
     @final
     @override
     def dense(self) -> Float[Tensor, "row column"]:
+        require_room(self, None)
         return self.factor.dense()
 
     @property

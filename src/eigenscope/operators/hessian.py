@@ -25,6 +25,7 @@ from eigenscope.operators.curvature_graphs import (
 )
 from eigenscope.operators.curvature_products import CurvatureProducts
 from eigenscope.operators.gauss_newton import GaussNewton, OutputCurvature
+from eigenscope.operators.room import require_room
 from eigenscope.problem import ParameterLayout, Problem
 
 _VECTORS_AT_ONCE: Final = 64
@@ -153,10 +154,11 @@ class Hessian(CurvatureOperator):
     def dense(self) -> Float[Tensor, "row column"]:
         if self.shape[0] > _VECTORS_AT_ONCE and self.comparison.is_equal:
             return self.comparison.gauss_newton.dense()
+        require_room(self, None, copies=2)
         result = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         for first, columns in _columns(self):
             result[:, first : first + columns.shape[1]] = columns
-        return (result + result.T) / 2
+        return (result + result.T).div_(2)
 
     @override
     def remarks(self) -> dict[str, JsonValue]:

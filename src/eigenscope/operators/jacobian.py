@@ -10,9 +10,11 @@ from typing_extensions import override
 
 from eigenscope._types import Layout, OutputName, require_choice
 from eigenscope.autodiff import writable_empty
+from eigenscope.budget import parse_bytes
 from eigenscope.distributed import Ranks
 from eigenscope.jacobian import EngineSettings
 from eigenscope.operators.computed_blocks import ComputedBlocks
+from eigenscope.operators.room import require_room
 from eigenscope.operators.sample_blocks import RAW_OUTPUTS, SampleBlocks
 from eigenscope.operators.stored_blocks import StoredBlocks
 from eigenscope.operators.streams import StreamedJacobian, sum_dtype
@@ -34,6 +36,7 @@ class InputJacobian(StreamedJacobian):
         problem: The network, the data and the output.
         layout: "samples" or "outputs".
         engine: Engine of an earlier run, to repeat it bit for bit; None chooses.
+        memory: Budget such as "4GiB" for the dense form; None for what is free.
 
     Raises:
         TypeError: If the inputs cannot be differentiated.
@@ -57,9 +60,13 @@ class InputJacobian(StreamedJacobian):
         *,
         layout: Layout = "samples",
         engine: EngineSettings | None = None,
+        memory: str | int | None = None,
     ) -> None:
         require_choice("layout", layout, Layout)
+        if memory is not None:
+            parse_bytes(memory)
         self.layout: Layout = layout
+        self.memory = memory
         self.source: SampleBlocks = ComputedBlocks(problem, settings=engine)
 
     @classmethod
@@ -120,13 +127,14 @@ class InputJacobian(StreamedJacobian):
             One pass over the data for the missing tiles, n·k·d numbers on disk.
         """
         if isinstance(self.source, ComputedBlocks):
-            return _over(self.source.write(run, name, memory=memory), self.layout)
+            stored = self.source.write(run, name, memory=memory)
+            return _over(stored, self.layout, self.memory)
         return self
 
     def with_layout(self, layout: Layout) -> "InputJacobian":
         """Return the same Jacobian in another layout, without any work."""
         require_choice("layout", layout, Layout)
-        return _over(self.source, layout)
+        return _over(self.source, layout, self.memory)
 
     @property
     @override
@@ -182,6 +190,7 @@ class InputJacobian(StreamedJacobian):
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:
+        require_room(self, self.memory)
         result = self._empty(self.source.shape)
         self.source.fill(result)
         return result.view(self.shape)
@@ -251,8 +260,10 @@ def _signs(count: int, num_rows: int, source: torch.Generator) -> Tensor:
     return 2 * torch.randint(0, 2, (count, num_rows), generator=source) - 1
 
 
-def _over(source: SampleBlocks, layout: Layout) -> InputJacobian:
+def _over(
+    source: SampleBlocks, layout: Layout, memory: str | int | None = None
+) -> InputJacobian:
     require_choice("layout", layout, Layout)
     jacobian = object.__new__(InputJacobian)
-    jacobian.layout, jacobian.source = layout, source
+    jacobian.layout, jacobian.source, jacobian.memory = layout, source, memory
     return jacobian

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from eigenscope.autodiff import large_empty, writable_empty
-from eigenscope.budget import resolve, rows_within
+from eigenscope.budget import parse_bytes, resolve, rows_within
 from eigenscope.distributed import Ranks
 from eigenscope.jacobian import (
     Coverage,
@@ -20,6 +20,7 @@ from eigenscope.jacobian import (
     require_finite_rows,
 )
 from eigenscope.operators.overflow import require_no_overflow
+from eigenscope.operators.room import require_room
 from eigenscope.operators.rows import Jacobian
 from eigenscope.operators.stored_rows import StoredRows
 from eigenscope.operators.streams import COLUMN_NORMS, ROW_NORMS, sum_dtype
@@ -51,6 +52,7 @@ class ParameterJacobian(Jacobian):
         problem: The network, the data, the output and the parameters.
         engine: What differentiates other numbers than the problem's output; None for
             that.
+        memory: Budget such as "4GiB" for the dense form; None for what is free.
 
     Raises:
         ValueError: If the problem has no parameters, BatchNorm is in training mode,
@@ -68,14 +70,20 @@ class ParameterJacobian(Jacobian):
     """
 
     def __init__(
-        self, problem: Problem, *, engine: ParameterEngine | None = None
+        self,
+        problem: Problem,
+        *,
+        engine: ParameterEngine | None = None,
+        memory: str | int | None = None,
     ) -> None:
         if not problem.params:
             raise ValueError(
                 "a parameter Jacobian needs parameters; the model has none that "
                 "requires gradients. Name frozen ones: params='*' takes them all."
             )
-        self.problem = problem
+        if memory is not None:
+            parse_bytes(memory)
+        self.problem, self.memory = problem, memory
         self._engine = engine or ParameterEngine(problem)
         layout = ParameterLayout(problem.params)
         self.columns: dict[str, slice] = layout.columns
@@ -120,6 +128,7 @@ class ParameterJacobian(Jacobian):
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:
+        require_room(self, self.memory)
         k = self._engine.num_outputs
         result = large_empty(self.shape, dtype=self.dtype, device=self.device)
         blocks = result.view(-1, k, self._num_columns)

@@ -152,7 +152,8 @@ def product_job(operator: LinearOperator, num_vectors: int) -> Job:
 
 def memory_of(operator: LinearOperator) -> str | int | None:
     """Return the budget that an operator was given, None for the usual one."""
-    return operator.memory if isinstance(operator, NTK | Gram) else None
+    has_own = isinstance(operator, NTK | Gram | InputJacobian | ParameterJacobian)
+    return operator.memory if has_own else None
 
 
 def chunk_of(operator: LinearOperator) -> int:

@@ -82,7 +82,7 @@ def job_of_values(function: Callable[..., Any], options: Options) -> Job:
         call_on=call_on,
         powers=powers,
         chunk=total,
-        budget=resolve(None),
+        budget=resolve(options.get("memory")),
         passes=0.0,
         least=_LEAST,
         has_arrays=not tensors,
