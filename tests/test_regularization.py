@@ -176,3 +176,25 @@ def test_wrong_options_and_losses_are_refused():
         term(cross_entropy(model(X), Y, reduction="none"), step=0)
     with pytest.raises(ValueError, match=r"requires_grad=False\. Pass the loss"):
         term(cross_entropy(model(X), Y).detach(), step=0)
+
+
+def test_hooks_on_gradients_do_not_enter_the_curvature():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)).double()
+    x, y = torch.randn(5, 3).double(), torch.arange(5) % 2
+
+    def numbers() -> list[torch.Tensor]:
+        risk = es.Problem(model, (x, y), loss=nn.CrossEntropyLoss())
+        loss = nn.functional.cross_entropy(model(x), y)
+        penalty = es.TracePenalty(model, weight=1.0, params="all")
+        jacobian = es.parameter_jacobian(model, x)["0.weight"]
+        return [es.Hessian(risk).dense(), penalty.trace(loss).detach(), jacobian]
+
+    plain = numbers()
+    weight: Any = model[0].weight
+    handle = weight.register_hook(lambda gradient: 2 * gradient)
+    for found, expected in zip(numbers(), plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    (gradient,) = torch.autograd.grad(model(x).sum(), weight)
+    handle.remove()
+    (unhooked,) = torch.autograd.grad(model(x).sum(), weight)
+    assert torch.equal(gradient, 2 * unhooked)  # the hook is there afterwards

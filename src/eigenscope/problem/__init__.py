@@ -1,14 +1,15 @@
 """A network, its data and what is asked of it, as one mathematical object."""
 
+from eigenscope.problem.as_found import left_as_found, without_gradient_hooks
 from eigenscope.problem.batch import Batch, ModelInputs
 from eigenscope.problem.data import Batches, DataChangedError
 from eigenscope.problem.halving import Halving
 from eigenscope.problem.layout import ParameterLayout
 from eigenscope.problem.model import (
     call_model,
-    left_as_found,
     nearly_equal,
     require_finite_outputs,
+    require_initialized,
     require_no_batch_statistics,
     state_digest,
 )
@@ -41,10 +42,12 @@ __all__ = [
     "output_derivative",
     "require_classes",
     "require_finite_outputs",
+    "require_initialized",
     "require_no_batch_statistics",
     "require_no_pieces",
     "select_parameters",
     "state_digest",
     "transform_outputs",
     "whole_network",
+    "without_gradient_hooks",
 ]

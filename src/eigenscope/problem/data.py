@@ -79,7 +79,8 @@ class Batches:
         self._data = data
         self._digests: list[bytes] = []
         self.begin: Callable[[], Callable[[Batch], Batch]] | None = None
-        with rng_preserved():
+        self._generators = _generators_of(data)
+        with rng_preserved(self._generators):
             sizes = self._first_pass()
             if not isinstance(self._source, TensorBatches):
                 self._compare_a_second_pass()
@@ -249,12 +250,12 @@ class Batches:
         iterator = chain.from_iterable([source])
         inner: RandomState | None = None
         while True:
-            outer = RandomState.capture()
+            outer = RandomState.capture(self._generators)
             try:
                 if inner is not None:
                     inner.restore()
                 raw = next(iterator, _END)
-                inner = RandomState.capture()
+                inner = RandomState.capture(self._generators)
             finally:
                 outer.restore()
             if raw is _END:
@@ -322,3 +323,12 @@ class Batches:
             return value
         dtype = self._dtype if value.is_floating_point() else None
         return value.detach().to(device=self._device, dtype=dtype)
+
+
+def _generators_of(data: object) -> list[torch.Generator]:
+    """Return the generators of a DataLoader, which its owner may share with others."""
+    samplers = (getattr(data, name, None) for name in ("sampler", "batch_sampler"))
+    owners = [data, *samplers] if isinstance(data, DataLoader) else []
+    owners += [getattr(owner, "sampler", None) for owner in owners]
+    found = (getattr(owner, "generator", None) for owner in owners)
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())

@@ -1,16 +1,16 @@
-"""What is asked of a model before its spectra mean anything, and of us: no traces."""
+"""What is asked of a model before its spectra mean anything."""
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from eigenscope.distributed.pieces import kept_in_pieces
+from eigenscope.problem.as_found import left_as_found
 from eigenscope.problem.outputs import raw_outputs
-from eigenscope.problem.random_state import rng_preserved
 from eigenscope.problem.raw_batches import update_digest
 
 _DROPOUT = (
@@ -43,6 +43,29 @@ def device_and_dtype(
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return None, None
+
+
+def require_initialized(model: nn.Module) -> None:
+    """Raise if parameters or buffers have no shape yet.
+
+    Args:
+        model: The network.
+
+    Raises:
+        ValueError: Naming the modules.
+    """
+    lazy = (
+        (name, module)
+        for name, module in model.named_modules()
+        if any(map(is_lazy, module.parameters(recurse=False)))
+        or any(map(is_lazy, module.buffers(recurse=False)))
+    )
+    if found := _names(lazy):
+        raise ValueError(
+            f"weights must have their shapes; those of the lazy {found} have none "
+            "before the first call. Call the model once, such as model(inputs[:2]), "
+            "before anything is measured."
+        )
 
 
 def require_finite_weights(model: nn.Module) -> None:
@@ -218,39 +241,6 @@ def state_digest(model: nn.Module) -> str:
             state.update(name.encode())
             update_digest(state, tensor)
     return state.hexdigest()
-
-
-@contextmanager
-def left_as_found(model: nn.Module, *, every_buffer: bool = False) -> Generator[None]:
-    """Restore random states, and buffers that passes through the model update.
-
-    A module of torch updates its buffers in training mode at most; any other module
-    may do so whenever it is called. `every_buffer` restores all, whoever runs inside.
-    """
-    plain = [
-        (vars(module), {k: v for k, v in vars(module).items() if isinstance(v, Tensor)})
-        for module in model.modules()
-    ]
-    saved = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        if every_buffer
-        or module.training
-        or not type(module).__module__.startswith("torch.nn.")
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    try:
-        with rng_preserved():
-            yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, value in saved:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-                if getattr(module, name) is not buffer:
-                    setattr(module, name, buffer)
-        for attributes, tensors in plain:
-            attributes.update(tensors)
 
 
 def _is_active_dropout(module: nn.Module) -> bool:

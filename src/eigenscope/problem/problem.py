@@ -16,6 +16,7 @@ from eigenscope.problem.model import (
     call_model,
     device_and_dtype,
     require_finite_weights,
+    require_initialized,
     require_repeatable,
     state_digest,
 )
@@ -98,6 +99,7 @@ class Problem:
                 "function into the forward of a module."
             )
         self.ranks = current_ranks(ranks)
+        require_initialized(model)
         whole = whole_network(model)
         with self.ranks.together():
             require_output(output)

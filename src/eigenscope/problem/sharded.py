@@ -21,7 +21,8 @@ from eigenscope.distributed.pieces import (
     whole_tensor,
 )
 from eigenscope.problem.batch import ModelInputs
-from eigenscope.problem.model import call_model, left_as_found, nearly_equal
+from eigenscope.problem.as_found import left_as_found
+from eigenscope.problem.model import call_model, nearly_equal
 
 _OPTIONS_OF_HOOKS: Final = (
     "_forward_hooks_with_kwargs",

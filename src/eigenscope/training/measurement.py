@@ -4,15 +4,21 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from eigenscope.problem import DataChangedError, left_as_found, state_digest
+from eigenscope.problem import (
+    DataChangedError,
+    left_as_found,
+    require_initialized,
+    state_digest,
+)
 from eigenscope.spectra import Spectrum
 
 Mode = Literal["eval", "as_is"]
+_COMPILED: Final = "_orig_mod"  # what torch.compile(model) holds the model by
 
 
 @runtime_checkable
@@ -48,7 +54,8 @@ def measured(
 ) -> dict[str, object]:
     """Return what a measure finds, by full names; the network is left as it was.
 
-    Automatic mixed precision is off while it is measured, and gradients are on.
+    Automatic mixed precision, compilation and hooks on gradients are off while it is
+    measured, and gradients are on.
 
     Args:
         model: The network.
@@ -61,7 +68,10 @@ def measured(
 
     Raises:
         DataChangedError: If the measure changes a weight.
+        ValueError: If weights have no shapes yet.
     """
+    model = getattr(model, _COMPILED, model)  # whose names are the parameters' own
+    require_initialized(model)
     with _untouched(model, mode, name):
         return dict(_flattened(name, measure(model)))
 

@@ -8,6 +8,7 @@ from typing import Any, final
 from torch import nn
 
 from eigenscope._types import JsonValue, require_choice
+from eigenscope.problem.random_state import rng_preserved
 from eigenscope.spectra import Spectrum
 from eigenscope.store import Run, write_atomically
 from eigenscope.training.continuation import save_states, take_up_states
@@ -134,8 +135,9 @@ class Recorder:
         entries: dict[str, Any] = {}
         for key, value in found.items():
             entries[key] = self._saved(number, len(entries), key, value)
-        for sink in self._sinks if self._run.ranks.is_first else ():
-            sink.write(number, found)
+        with rng_preserved():
+            for sink in self._sinks if self._run.ranks.is_first else ():
+                sink.write(number, found)
         save_states(self._run, self._measures, number)
         text = json.dumps({"number": number, "entries": entries}, allow_nan=False)
         marker = self._marker(number)

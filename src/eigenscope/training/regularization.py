@@ -15,6 +15,7 @@ from eigenscope.problem import (
     ParameterLayout,
     require_no_pieces,
     select_parameters,
+    without_gradient_hooks,
 )
 
 LayerRange = Literal["middle", "all"]
@@ -147,13 +148,14 @@ class TracePenalty:
                 "loss before backward, computed with gradients on."
             )
         leaves = list(self._params.values())
-        gradient = gradient_graph(loss, leaves)
         total = loss.new_zeros(())
-        for vector in self._probes(step, leaves[0]):
-            parts = self._layout.split(vector)
-            slope = _inner(gradient, parts)
-            if slope.requires_grad:
-                total = total + _inner(gradient_graph(slope, leaves), parts)
+        with without_gradient_hooks(leaves):
+            gradient = gradient_graph(loss, leaves)
+            for vector in self._probes(step, leaves[0]):
+                parts = self._layout.split(vector)
+                slope = _inner(gradient, parts)
+                if slope.requires_grad:
+                    total = total + _inner(gradient_graph(slope, leaves), parts)
         return total / self._num_probes
 
     def _probes(self, step: int, like: Tensor) -> Tensor:
