@@ -125,9 +125,10 @@ def test_probes_against_themselves_and_errors_stand_beside_each_distance():
 
 def test_figures_tables_and_films_are_written(capsys):
     planted("all/first")
-    planted("all/second", model="other")
+    third = {epoch: {"c.weight": 2.0, "d.weight": 3.0} for epoch in FACTORS}
+    planted("all/second", third, model="other")  # a study may hold other networks
     found = as_json(capsys, "match", "all", "--scale", "none", "--animate")
-    assert [row["peak_epoch"] for row in found["runs"]] == [2, 2]
+    assert [row["peak_epoch"] for row in found["runs"]] == [2, 1]
     names = {Path(file).name for file in found["files"]}
     assert {"match_distros_wasserstein.png", "match_distros_peak.png"} <= names
     for name in names:
@@ -156,6 +157,13 @@ def test_runs_that_cannot_be_compared_are_refused(capsys):
     second = str(planted("second", {1: {"a.weight": 2.0, "c.weight": 2.0}}))
     message = failed(capsys, "match", first, second)
     assert "first and second differ in b.weight, c.weight. Match them one" in message
+    other = planted("third", {1: {"c.weight": 2.0, "d.weight": 2.0}}, model="other")
+    message = failed(capsys, "match", first, str(other), "--out", "apart")
+    assert "the same layers to be compared; first and third differ in" in message
+    assert "a.weight, b.weight, c.weight, d.weight. Match them one" in message
+    assert not Path("apart").exists()
+    message = failed(capsys, "plan", "match", first, str(other))
+    assert "first and third differ in a.weight" in message
     with es.Run.create(Path("bare"), verb="jacobian", arguments={}):
         pass
     message = failed(capsys, "match", "bare")

@@ -17,7 +17,7 @@ def run_match(options: MatchOptions) -> None:
     """Compute the distances, draw, and print."""
     require_no_run(options.out)
     folders = run_folders(options.runs)
-    matches = match_runs(folders, memory=options.memory)
+    matches = match_runs(options.runs, memory=options.memory)
     written = write_match(
         matches,
         folders,

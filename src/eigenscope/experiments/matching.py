@@ -132,10 +132,7 @@ def stored_pairs(paths: Sequence[Path]) -> list[StoredPair]:
         ValueError: As `match_runs`.
     """
     found: list[StoredPair] = []
-    for path in run_folders(paths):
-        run = Run.open(path)
-        history = History.load(run)
-        layers = _layers(run, history)
+    for run, history, layers in _opened(paths):
         for number in history.numbers:
             entries = history.entries[number]
             files = {
@@ -146,7 +143,7 @@ def stored_pairs(paths: Sequence[Path]) -> list[StoredPair]:
             if FULL in files:
                 found += [
                     StoredPair(
-                        run=path,
+                        run=run.path,
                         number=number,
                         full=files[FULL],
                         part=files[_PREFIX + layer],
@@ -211,7 +208,8 @@ def match_runs(
     Raises:
         FileNotFoundError: If a folder is no run.
         ValueError: If a run has no layer spectra or does not fit the budget, or two
-            runs of one network have different layers.
+            runs have different layers: those of other networks are only compared
+            within the folder of a study.
 
     Cost:
         For each recording and layer some hundred distances of a millisecond.
@@ -219,16 +217,10 @@ def match_runs(
     folders = run_folders(paths)
     runs = [Run.open(path) for path in folders]
     require_results_fit(runs, memory, purpose="match", one_by_one=True)
-    histories = [History.load(run) for run in runs]
-    layers = [
-        _layers(run, history) for run, history in zip(runs, histories, strict=True)
-    ]
-    _require_alike(runs, layers)
+    labels = run_labels(folders)
     return tuple(
-        _match(run, history, names, label)
-        for run, history, names, label in zip(
-            runs, histories, layers, run_labels(folders), strict=True
-        )
+        _match(*opened, label)
+        for opened, label in zip(_opened(paths), labels, strict=True)
     )
 
 
@@ -256,23 +248,38 @@ def _layers(run: Run, history: History) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def _require_alike(runs: Sequence[Run], layers: Sequence[tuple[str, ...]]) -> None:
-    """Raise if two runs of one network were measured at different layers.
+def _opened(paths: Sequence[Path]) -> list[tuple[Run, History, tuple[str, ...]]]:
+    """Return runs, what they recorded, and their layers.
 
     Raises:
-        ValueError: If so; says which layers.
+        ValueError: If two that cannot be compared have different layers.
     """
+    found: list[tuple[Run, History, tuple[str, ...]]] = []
+    for folder in run_folders(paths):
+        run = Run.open(folder)
+        history = History.load(run)
+        found.append((run, history, _layers(run, history)))
     first: dict[object, tuple[Run, tuple[str, ...]]] = {}
-    for run, names in zip(runs, layers, strict=True):
-        other, others = first.setdefault(run.arguments.get("model"), (run, names))
-        if names != others:
-            only = sorted(set(others) ^ set(names))
-            listed = ", ".join(only) or "the same in another order"
-            raise ValueError(
-                f"runs of one network must have spectra of the same layers to be "
-                f"compared; {other.path} and {run.path} differ in {listed}. Match "
-                "them one by one."
-            )
+    for run, _, names in found:
+        kind = run.arguments.get("model") if len(paths) == 1 else None
+        _require_same_layers(*first.setdefault(kind, (run, names)), run, names)
+    return found
+
+
+def _require_same_layers(
+    run: Run, layers: tuple[str, ...], other: Run, others: tuple[str, ...]
+) -> None:
+    """Raise if two runs were measured at different layers; say which."""
+    if layers == others:
+        return
+    only = sorted(set(layers) ^ set(others))
+    listed = ", ".join(only) or "the order of the same"
+    raise ValueError(
+        "runs must have spectra of the same layers to be compared; "
+        f"{run.path} and {other.path} differ in {listed}. Match them one by one, or "
+        "pass the one folder of a study of several networks, each of which is then "
+        "drawn by itself."
+    )
 
 
 def _match(run: Run, history: History, layers: tuple[str, ...], label: str) -> Match:

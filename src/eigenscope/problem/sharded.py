@@ -20,8 +20,8 @@ from eigenscope.distributed.pieces import (
     kept_in_pieces,
     whole_tensor,
 )
-from eigenscope.problem.batch import ModelInputs
 from eigenscope.problem.as_found import left_as_found
+from eigenscope.problem.batch import ModelInputs
 from eigenscope.problem.model import call_model, nearly_equal
 
 _OPTIONS_OF_HOOKS: Final = (
