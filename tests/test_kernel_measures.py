@@ -108,6 +108,21 @@ def test_features_that_are_no_rows_of_samples_are_refused():
         es.conjugate_kernel(model, x, x.float())
 
 
+def test_rounding_that_is_amplified_is_not_taken_for_a_batch_that_mixes():
+    class Doubling(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.tanh(x) * (1 + len(x) % 2 * torch.finfo(x.dtype).eps)
+            for _ in range(14):
+                x = 1 - 2 * x.abs()
+            return x
+
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    features = Doubling()(x)
+    assert (features[:1] - Doubling()(x[:1])).abs().max() > 2e-4
+    found = es.conjugate_kernel(nn.Sequential(Doubling(), nn.Linear(2, 1)), x)
+    torch.testing.assert_close(found, features @ features.T)
+
+
 @pytest.mark.message
 def test_features_that_depend_on_the_batch_are_refused():
     class Centered(nn.Module):

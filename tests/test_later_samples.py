@@ -67,14 +67,35 @@ def by_eights(z: Tensor, x: Tensor) -> Tensor:
         by_eights,
         lambda z, x: z.roll(2, 0) if len(x) > 3 else z,
         lambda z, x: z + torch.rand(2) if len(x) > 4 else z,
+        lambda z, x: chaotic(z, x) + 0.1 * (len(x) > 8),
     ],
-    ids=["groups", "roll", "noise"],
+    ids=["groups", "roll", "noise", "size"],
 )
 @pytest.mark.parametrize("size", [16, 64])
 def test_mixing_that_needs_a_whole_chunk_is_found(after, engine, size):
     problem = es.Problem(Around(after), samples(size + 8, 3), batch_size=size)
     with pytest.raises(ValueError, match=f"without the others of the batch of {size}"):
         ENGINES[engine](problem).dense()
+
+
+def chaotic(z: Tensor, x: Tensor) -> Tensor:
+    """Double every difference fourteen times, as hundreds of layers may do."""
+    z = torch.tanh(z) * (1 + len(x) % 2 * torch.finfo(z.dtype).eps)
+    for _ in range(14):
+        z = 1 - 2 * z.abs()
+    return z
+
+
+@EVERY
+def test_rounding_that_a_deep_network_amplifies_is_not_taken_for_mixing(engine):
+    x = samples(32, 3)
+    model = Around(chaotic)
+    with torch.no_grad():
+        outputs = model(x)
+        apart = (outputs[5:8] - model(x[5:8])).abs().max()
+    assert apart > 2e-4 * outputs.abs().max()  # more than the checks let pass
+    problem = es.Problem(model, x, batch_size=32)
+    assert ENGINES[engine](problem).dense().isfinite().all()
 
 
 @pytest.mark.message

@@ -23,6 +23,7 @@ from eigenscope.problem.outputs import (
 )
 from eigenscope.problem.parameters import select_parameters
 from eigenscope.problem.problem import Problem
+from eigenscope.problem.rounding import equal_but_for_rounding
 from eigenscope.problem.sharded import require_no_pieces, whole_network
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ParameterLayout",
     "Problem",
     "call_model",
+    "equal_but_for_rounding",
     "flatten_outputs",
     "left_as_found",
     "nearly_equal",
