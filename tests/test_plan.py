@@ -76,6 +76,15 @@ def test_the_bytes_of_a_dense_form_are_as_planned(name, images):
     assert made.host_bytes == pytest.approx(counted.peak, rel=0.15)
 
 
+def test_the_diagonal_of_a_gauss_newton_matrix_is_planned_by_its_rows(images):
+    operator = es.GaussNewton(problem_of(images.repeat(8, 1, 1, 1)))
+    made = es.plan(operator.diagonal, effort=0.01)
+    with Counting(CPU) as counted:
+        operator.diagonal()
+    assert made.rehearsed_samples < len(images) * 8
+    assert made.host_bytes == pytest.approx(counted.peak, rel=0.15)
+
+
 def test_what_is_recorded_for_products_is_planned(images):
     hessian = es.Hessian(problem_of(images))
     block = torch.ones(hessian.shape[0], 4)

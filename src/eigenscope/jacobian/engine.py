@@ -18,6 +18,7 @@ from eigenscope.autodiff import (
     twice_differentiable,
 )
 from eigenscope.jacobian.chunk import ChunkPass, Forward
+from eigenscope.jacobian.chunks import COTANGENT_BYTES, choose_parameter_chunk
 from eigenscope.jacobian.generic import Head, by_loop, by_vmap
 from eigenscope.jacobian.independence import require_same_in_parts
 from eigenscope.jacobian.mixing import at_least_two
@@ -36,8 +37,6 @@ from eigenscope.problem import (
 )
 
 _PROBE_SAMPLES = 2
-_COTANGENT_BYTES = 64 * 2**20
-_MAX_CHUNK = 128
 
 
 @final
@@ -55,6 +54,8 @@ class ParameterEngine:
         head: What is differentiated, from raw outputs and targets to (sample,
             output); the problem's output if None.
         num_outputs: Columns of what `head` returns; the problem's if None.
+        room: Bytes for the activations and cotangents of a chunk, which has one
+            sample at least; None for as many samples as are fast.
 
     Raises:
         ValueError: If BatchNorm is in training mode, the model mixes samples, or a
@@ -64,6 +65,7 @@ class ParameterEngine:
         problem: The problem.
         num_outputs: k.
         chunk_size: Samples that go through the network together.
+        cotangent_room: Bytes for cotangents, None if they have no bound of their own.
         halving: Makes chunks smaller where the device runs out of memory.
     """
 
@@ -73,6 +75,7 @@ class ParameterEngine:
         *,
         head: Head | None = None,
         num_outputs: int | None = None,
+        room: int | None = None,
     ) -> None:
         require_no_batch_statistics(problem.model)
         self.problem = problem
@@ -87,10 +90,11 @@ class ParameterEngine:
             self._proof = prove(
                 problem, self._head, self.num_outputs, probe, self._axes
             )
-
-        fitting = _COTANGENT_BYTES // max(1, self._proof.sample_bytes) // 8 * 8
-        chosen = max(8, min(_MAX_CHUNK, fitting))
-        self.chunk_size = problem.batches.batch_size or chosen
+            chosen, self.cotangent_room = choose_parameter_chunk(
+                problem, first, cotangent_bytes=self.cotangent_bytes, room=room
+            )
+        wanted = problem.batches.batch_size or chosen
+        self.chunk_size = wanted if room is None else min(wanted, chosen)
 
     @property
     def cotangent_bytes(self) -> int:
@@ -267,6 +271,7 @@ class OpenChunk:
     ) -> None:
         self._problem = engine.problem
         self._num_outputs = engine.num_outputs
+        self._room = engine.cotangent_room
         self._head = head
         self._batch = batch
         self._chunk = chunk
@@ -288,7 +293,8 @@ class OpenChunk:
         if self._chunk is None:
             return self._num_outputs
         each = max(1, self._chunk.cotangent_bytes())
-        fitting = (_COTANGENT_BYTES if room is None else room) // each
+        most = COTANGENT_BYTES if room is None else room
+        fitting = (most if self._room is None else min(most, self._room)) // each
         return max(1, min(self._num_outputs, fitting))
 
     def products(self, weights: Tensor) -> Iterator[tuple[int, str, Tensor]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import final
 
@@ -18,10 +18,10 @@ from eigenscope.autodiff import (
     vector_jacobian_product,
     writable_empty,
 )
-from eigenscope.budget import require_fits
+from eigenscope.budget import require_fits, resolve
 from eigenscope.jacobian.acceleration import accelerate
 from eigenscope.jacobian.bottleneck import LinearWatch, find_bottleneck, watching
-from eigenscope.jacobian.chunks import choose_chunk_size
+from eigenscope.jacobian.chunks import choose_chunk_size, measure_activations
 from eigenscope.jacobian.independence import (
     differentiable_entry,
     leaf_of,
@@ -90,6 +90,11 @@ class InputJacobianEngine:
         TypeError: If the inputs cannot be differentiated.
         ValueError: If BatchNorm is in training mode, the model mixes samples, its
             output does not depend on the input, or `settings` cannot be repeated.
+
+    Attributes:
+        sample_shape: Shape of one input.
+        settings: How it computes.
+        sample_bytes: Activations and rows of one sample in a chunk.
     """
 
     def __init__(
@@ -112,6 +117,7 @@ class InputJacobianEngine:
             )
             self._module: nn.Module = fast.module if fast else problem.model
             self._channels_last = fast is not None and fast.channels_last
+            chosen, self.sample_bytes = self._measured(probe)
             self.settings = EngineSettings(
                 accelerated=fast is not None,
                 num_folded=fast.num_folded if fast else 0,
@@ -119,7 +125,7 @@ class InputJacobianEngine:
                 bottleneck=self._find_bottleneck(probe),
                 chunk_size=settings.chunk_size
                 if settings
-                else problem.batches.batch_size or self._chunk_size(probe),
+                else problem.batches.batch_size or chosen,
             )
         if settings is not None and settings != self.settings:
             raise ValueError(
@@ -281,16 +287,32 @@ class InputJacobianEngine:
         with recording():
             return find_bottleneck(self._module, self._leaf(probe)[1])
 
-    def _chunk_size(self, probe: Batch) -> int:
+    def _measured(self, probe: Batch) -> tuple[int, int]:
+        """Return the samples of a chunk, and the bytes that one of them takes."""
         problem = self._problem
-        row_bytes = 2 * problem.num_outputs * prod(self.sample_shape)
+        row_bytes = problem.num_outputs * prod(self.sample_shape)
         with recording():
-            return choose_chunk_size(
+            inputs = self._leaf(probe)[1]
+            found = measure_activations(
                 self._module,
-                self._leaf(probe)[1],
+                lambda: call_model(self._module, inputs),
                 num_probes=probe.size,
-                row_bytes=row_bytes * problem.dtype.itemsize,
             )
+        each = max(1, found.total + 2 * row_bytes * problem.dtype.itemsize)
+        size = choose_chunk_size(found, is_on_cpu=problem.device.type == "cpu")
+        return max(1, min(size, resolve(None) // 4 // each)), each
+
+    def within(self, room: int) -> EngineSettings:
+        """Return the same settings with chunks that take so many bytes at most.
+
+        Args:
+            room: The bytes; a single sample is always taken.
+
+        Returns:
+            The settings.
+        """
+        fitting = max(1, room // (2 * self.sample_bytes))  # as much in a backward pass
+        return replace(self.settings, chunk_size=min(self.settings.chunk_size, fitting))
 
 
 def input_jacobian(
@@ -310,7 +332,8 @@ def input_jacobian(
         x: Inputs.
         output: "logits" (the raw output, flattened), "probabilities" or
             "log_probabilities" (softmax over axis 1), or a callable of the raw output.
-        memory: Budget for the result; half of what is available if None.
+        memory: Budget for the result and for the samples that go through the network
+            together, one at least; half of what is available if None.
 
     Returns:
         The Jacobian, in units of output per input, in the model's dtype and device.
@@ -334,8 +357,9 @@ def input_jacobian(
     problem = Problem(model, x, output=output, ranks="own")
     engine = InputJacobianEngine(problem)
     shape = (problem.num_samples, problem.num_outputs, *engine.sample_shape)
-    require_fits(
-        prod(shape) * problem.dtype.itemsize,
+    needed = prod(shape) * problem.dtype.itemsize
+    budget = require_fits(
+        needed,
         memory,
         what=f"the {' × '.join(map(str, shape))} Jacobian",
         way_out="or write it to a run: es.InputJacobian(problem).write(run)",
@@ -347,7 +371,7 @@ def input_jacobian(
         rows = result[own.start : own.start + own.size]
         engine.fill(own, [output], [rows])
 
-    for batch in problem.batches.chunks(engine.settings.chunk_size):
+    for batch in problem.batches.chunks(engine.within(budget - needed).chunk_size):
         halving.run(work, batch)
     return result
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eigenscope._types import OutputSpec
 from eigenscope.autodiff import large_empty
-from eigenscope.budget import require_fits, resolve
+from eigenscope.budget import require_fits
 from eigenscope.jacobian.engine import ParameterEngine
 from eigenscope.losses import known_loss, per_sample_losses
 from eigenscope.problem import Batch, Problem, left_as_found
@@ -40,7 +40,8 @@ def parameter_jacobian(
             require gradients.
         create_graph: Whether the result can be differentiated, by the parameters and
             by `x`; takes the memory of the whole graph.
-        memory: Budget for the result; half of what is free if None.
+        memory: Budget for the result and for the samples that go through the network
+            together, one at least; half of what is free if None.
 
     Returns:
         Name to Jacobian, in units of output per parameter, in `named_parameters()`
@@ -65,8 +66,8 @@ def parameter_jacobian(
     problem = Problem(model, data, output=output, params=params, ranks="own")
     _require_parameters(problem, "a parameter Jacobian needs")
     way_out = "write it to a run: es.ParameterJacobian(problem).write(run)"
-    _require_room(problem, problem.num_outputs, resolve(memory), way_out)
-    engine = ParameterEngine(problem)
+    room = _room_beside(problem, problem.num_outputs, memory, way_out)
+    engine = ParameterEngine(problem, room=room)
     if create_graph:
         inputs = _moved(x, problem)
         return _differentiable(
@@ -102,7 +103,8 @@ def per_sample_gradients(
         params: As for `parameter_jacobian`.
         create_graph: Whether the result can be differentiated, by the parameters and
             by `x`.
-        memory: Budget for the result; half of what is free if None.
+        memory: Budget for the result and for the samples that go through the network
+            together, one at least; half of what is free if None.
 
     Returns:
         Name to gradient, in `named_parameters()` order; zeros for unused parameters.
@@ -129,12 +131,12 @@ def per_sample_gradients(
     problem = Problem(model, data, loss=loss, params=params, ranks="own")
     _require_parameters(problem, "per-sample gradients need")
     _require_loss_and_targets(problem)
-    _require_room(problem, 1, resolve(memory), "take some samples at a time")
+    room = _room_beside(problem, 1, memory, "take some samples at a time")
 
     def head(raw: Tensor, targets: Any) -> Tensor:
         return per_sample_losses(loss, raw, targets).unsqueeze(1)
 
-    engine = ParameterEngine(problem, head=head, num_outputs=1)
+    engine = ParameterEngine(problem, head=head, num_outputs=1, room=room)
     if create_graph:
         targets = problem.batches.first(problem.num_samples).targets
         whole = Batch(
@@ -185,10 +187,10 @@ def _require_loss_and_targets(problem: Problem) -> None:
         loss.require_valid(alike, batch.targets, batch.start)
 
 
-def _require_room(
-    problem: Problem, num_outputs: int, budget: int, way_out: str
-) -> None:
-    """Raise before any work if the result is too large.
+def _room_beside(
+    problem: Problem, num_outputs: int, memory: str | int | None, way_out: str
+) -> int:
+    """Return what the result leaves of the budget; raise before any work if nothing.
 
     Raises:
         ValueError: If it does not fit the budget.
@@ -196,12 +198,13 @@ def _require_room(
     rows = problem.num_samples * num_outputs
     columns = sum(p.numel() for p in problem.params.values())
     needed = rows * sum(p.nbytes for p in problem.params.values())
-    require_fits(
+    budget = require_fits(
         needed,
-        budget,
+        memory,
         what=f"the {rows} × {columns} Jacobian",
         way_out=f"choose some parameters with params=, or {way_out}",
     )
+    return budget - needed
 
 
 def _filled(engine: ParameterEngine) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eigenscope.autodiff import large_empty
-from eigenscope.budget import require_fits
+from eigenscope.budget import require_fits, resolve
+from eigenscope.jacobian.chunks import choose_forward_chunk
 from eigenscope.kernels.matrices import require_finite_kernel
 from eigenscope.kernels.triangles import add_lower_product, add_product, mirror_lower
 from eigenscope.problem import (
@@ -50,8 +51,8 @@ def conjugate_kernel(
         x2: More inputs of the same shape and dtype; None for x1.
         layer: Path of the module whose output is φ; None for the input of the last
             linear layer.
-        memory: Budget such as "4GiB" for result and features; None for half of what is
-            available.
+        memory: Budget such as "4GiB" for result, features and the samples that go
+            through the network together; None for half of what is available.
 
     Returns:
         The kernel, in units of feature², in the model's dtype.
@@ -212,7 +213,9 @@ def _features(problem: Problem, layer: str | None, memory: str | int | None) -> 
     with problem.ranks.sum_over_ranks(result):
         halving = Halving("conjugate kernel")
         work = partial(_fill, problem, layer, example, result)
-        for batch in problem.batches.chunks(_CHUNK):
+        room = resolve(memory) - result.nbytes
+        size = choose_forward_chunk(problem, most=_CHUNK, room=room)
+        for batch in problem.batches.chunks(size):
             halving.run(work, batch)
     return result
 

@@ -107,8 +107,10 @@ class KernelEngine:
         other = None if other is None else other.whole()
         self.outputs: KernelOutputs = outputs
         self.dtype = torch.float32 if problem.dtype in _HALF else problem.dtype
-        self._left = source.whole() if source else ParameterEngine(problem)
-        self._right = ParameterEngine(other) if other is not None else self._left
+        # A run that goes on repeats its own chunks.
+        room = None if settings else int((1 - _SHARE_KEPT) * free_bytes)
+        self._left = source.whole() if source else ParameterEngine(problem, room=room)
+        self._right = self._left if other is None else ParameterEngine(other, room=room)
         self._is_symmetric = other is None
         self._free_bytes = free_bytes
         self._method: KernelMethod = method

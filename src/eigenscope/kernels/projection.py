@@ -100,7 +100,8 @@ def projected_ntk(
     generator = generator or torch.Generator(first.device).manual_seed(0)
     groups = _groups(first, num_projections, resolve(memory))
     _require_room(first, second or first, num_projections, outputs, resolve(memory))
-    engines = [ParameterEngine(p) for p in (first, second) if p is not None]
+    room = resolve(memory) // 4
+    engines = [ParameterEngine(p, room=room) for p in (first, second) if p is not None]
     pieces: list[list[Tensor]] = [[] for _ in engines]
     for size in groups:
         vectors = _directions(first, size, generator)

@@ -108,18 +108,24 @@ class ComputedBlocks(SampleBlocks):
         Args:
             run: A run that is open for writing.
             name: The array's name.
-            memory: Budget, of which a tile takes at most a quarter.
+            memory: Budget, of which a tile takes at most a quarter, and a chunk that
+                goes through the network at most half.
 
         Returns:
             The stored Jacobians.
         """
-        key, own = f"{name}_engine", self.engine.settings.to_json()
-        recorded = cast("dict[str, Any]", run.settings.get(key, own))
-        if recorded != own:
-            settings = EngineSettings(**recorded)
-            repeated = ComputedBlocks(self.problem, settings=settings)
+        key = f"{name}_engine"
+        recorded = cast("dict[str, Any] | None", run.settings.get(key))
+        if recorded is not None:
+            wanted = EngineSettings(**recorded)
+        elif memory is not None:
+            wanted = self.engine.within(resolve(memory) // 2)
+        else:
+            wanted = self.engine.settings
+        run.record_settings({key: wanted.to_json()})
+        if wanted != self.engine.settings:
+            repeated = ComputedBlocks(self.problem, settings=wanted)
             return repeated.write(run, name, memory=memory)
-        run.record_settings({key: own})
         output = self.problem.output if callable(self.problem.output) else "logits"
         array, raw_array = self._arrays(run, name, output, memory)
         either = [

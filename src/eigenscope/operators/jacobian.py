@@ -112,8 +112,9 @@ class InputJacobian(StreamedJacobian):
             run: A run that is open for writing.
             name: The array's name.
             memory: Budget such as "4GiB", of which a tile takes at most a quarter, and
-                never more than 64 MiB if that holds a chunk; None for half of what is
-                available. A resumed run keeps its tiles.
+                never more than 64 MiB if that holds a chunk, and the samples that go
+                through the network together half; None for half of what is
+                available. A resumed run keeps its tiles and chunks.
 
         Returns:
             The same operator, reading from disk.

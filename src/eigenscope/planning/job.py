@@ -48,6 +48,7 @@ class Job:
         least: Samples of the smallest rehearsal.
         has_arrays: Whether memory is that of NumPy arrays, not of tensors.
         result_last: Whether `kept_bytes` are taken when the work of chunks is over.
+        is_bounded: Whether everything together keeps to the budget.
         is_shared: Whether ranks divide the work.
     """
 
@@ -71,6 +72,7 @@ class Job:
     least: int = 2
     has_arrays: bool = False
     result_last: bool = False
+    is_bounded: bool = False
     is_shared: bool = False
 
     def rehearsed(self, effort: float) -> tuple[Measurement, ...]:
@@ -164,14 +166,15 @@ class Job:
         beside = [max(0, m.bytes - m.held - self.kept_bytes(m.size)) for m in found]
         if self.result_last:  # the peaks are those of chunks
             beside = [max(0, m.bytes - m.held) for m in found]
-        together = min(self.chunk, size)
-        if found[-1].size >= together:
+        chunk = min(self.chunk, size)
+        if found[-1].size >= chunk:
             working = max(beside)  # more samples need no more
         else:
-            working = self._grown_bytes(found, beside, together)
+            working = self._grown_bytes(found, beside, chunk)
         if self.result_last:
             return max(kept, min(held + working, self.budget))
-        return kept + min(held + working, self.budget)
+        together = kept + min(held + working, self.budget)
+        return min(together, self.budget) if self.is_bounded else together
 
     def _most_samples(self, found: tuple[Measurement, ...]) -> int | None:
         """Return the most samples whose memory is within the budget, if any are."""

@@ -15,6 +15,8 @@ from eigenscope.kernels import KernelEngine, KernelSettings
 from eigenscope.operators import (
     NTK,
     Dense,
+    Fisher,
+    GaussNewton,
     Gram,
     InputJacobian,
     LinearOperator,
@@ -67,11 +69,12 @@ def job_of_method(
         dtype=operator.dtype,
         pair_seconds=_pair_seconds(operator, method),
         kept_bytes=kept,
-        chunk=chunk_of(operator),
+        chunk=chunk_of(operator, method),
         budget=resolve(memory_of(operator)),
         passes=1.0,
         backward=float(backward_of(operator)),
         disk_bytes=_disk_bytes(operator) if method == "write" else 0,
+        is_bounded=isinstance(operator, NTK) and method == "write",
         is_shared=True,
     )
 
@@ -156,9 +159,12 @@ def memory_of(operator: LinearOperator) -> str | int | None:
     return operator.memory if has_own else None
 
 
-def chunk_of(operator: LinearOperator) -> int:
+def chunk_of(operator: LinearOperator, method: str = "multiply") -> int:
     """Return how many samples go through the network together, at most."""
-    if isinstance(operator, CurvatureOperator):
+    if isinstance(operator, NTK) and method == "write":
+        return _tiles(operator)[1].block_size
+    by_rows = method == "diagonal" and isinstance(operator, GaussNewton | Fisher)
+    if isinstance(operator, CurvatureOperator) and not by_rows:
         return operator.problem.batches.batch_size or LARGEST_CHUNK
     factor = operator.factor if isinstance(operator, Gram) else operator
     if isinstance(factor, InputJacobian) and factor.engine is not None:
