@@ -168,9 +168,9 @@ def _parallel(mesh: DeviceMesh, last: Any = None) -> nn.Module:
 
 
 def _flattened() -> nn.Module:
-    net = nn.Sequential(network())
-    net[0].__class__ = type("Flat", (FullyShardedDataParallel,), {})
-    return net
+    return nn.Sequential(
+        FullyShardedDataParallel(network(), device_id=torch.device("cpu"))
+    )
 
 
 class _Uncopyable(nn.Module):
