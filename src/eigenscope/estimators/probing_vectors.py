@@ -7,7 +7,8 @@ from eigenscope.budget import require_fits
 from eigenscope.estimators.long_vectors import WIDENED
 
 _TOGETHER: Final = 8
-_DRAWN, _GIVEN = 10, 5  # copies of a vector in products, some of them in float64
+_DRAWN, _GIVEN = 8, 5  # copies of a vector in products, some of them in float64
+_BEFORE: Final = 2  # of the probes before these, and of their images
 _WIDENED_COPIES: Final = 6  # of some entries of all vectors
 _SUMS: Final = 13  # of vectors: mean, squares, and what is added, in float64
 
@@ -55,17 +56,21 @@ def probing_vectors(
     """
     sums = _SUMS if has_entries else 0
     drawing = given = most = 0
+    drawn = num_matvecs
     # A factorization holds its input, Q in two arrangements, and LAPACK's copy.
     if method == "xtrace" and num_matvecs < dim:
         half = num_matvecs // 2
+        drawn = half
         widened = 8 * _WIDENED_COPIES * half * min(dim, WIDENED)
         drawing, given = 2 * half, 4 * half
         most = max(5 * half, given - (-widened // (dim * itemsize)))
     elif method == "hutch++" and num_matvecs < dim:
         drawing = given = num_matvecs // 3
+        drawn = num_matvecs - 2 * given
         most = 4 * given
     drawing, given = drawing + sums, given + sums
-    needed = max(most, drawing + _DRAWN, given + _GIVEN)
+    each = _DRAWN + _BEFORE
+    needed = max(most, drawing + each, given + _GIVEN)
     budget = require_fits(
         needed * dim * itemsize,
         memory,
@@ -73,6 +78,14 @@ def probing_vectors(
         way_out="take fewer products with num_matvecs=, or method='hutchinson'",
     )
     room = budget // (dim * itemsize)
-    width = min(_TOGETHER, (room - drawing) // _DRAWN, (room - given) // _GIVEN)
-    most = max(most, drawing + _DRAWN * width, given + _GIVEN * width)
+    width = min(_TOGETHER, (room - drawing) // each, (room - given) // _GIVEN)
+    most = max(most, drawing + _held(drawn, width), given + _GIVEN * width)
     return ProbingVectors(during=given, most=most, width=width)
+
+
+def _held(count: int, width: int) -> int:
+    """Return the most copies of probes that are held while so many are drawn."""
+    groups, rest = divmod(count, width)
+    if groups > 1:
+        return (_DRAWN + _BEFORE) * width
+    return max(_DRAWN * width * groups, _DRAWN * rest + _BEFORE * width * groups)
