@@ -94,6 +94,7 @@ def test_a_family_of_networks_is_drawn_against_depth_and_accuracy(capsys):
     )
     found = as_json(capsys, "compare", "runs", "--out", "comparison")
     assert "comparison/family.png" in found["files"]
+    assert "comparison/curves.png" not in found["files"]  # one epoch makes no curve
     assert [row["epoch"] for row in found["runs"]] == [0, 0]
 
 

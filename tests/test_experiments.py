@@ -18,7 +18,9 @@ from eigenscope.experiments.catalog import (
 from eigenscope.experiments.images import load_split, noisy_labels
 from eigenscope.experiments.tables import merged, nested
 from eigenscope.training import Optimization
+from eigenscope.zoo import build_model
 
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
 TINY = """
 seed = 3
 [model]
@@ -83,6 +85,28 @@ def test_every_experiment_that_comes_along_is_sound(monkeypatch):
             assert experiment.data.root == str(Path("here").absolute())
             again = recorded_experiment(arguments_of_experiment(experiment))
             assert replace(experiment, description="") == again
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_sound(path, monkeypatch):
+    monkeypatch.setattr("eigenscope.experiments.catalog.outside_faults", lambda _: [])
+    study = read_study(str(path))
+    assert study.description
+    assert study.experiments
+
+
+@pytest.mark.vision
+def test_blocks_of_the_example_begin_as_the_identity(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    largest = {}
+    for name in ("resnet56_cifar10", "identity_resnets:resnet56"):
+        model = build_model(name, sample_shape=(3, 32, 32), num_classes=10).eval()
+        with torch.no_grad():
+            largest[name] = float(model(images).abs().max())
+    plain, identity = largest.values()
+    assert plain > 1e4
+    assert identity < 10
 
 
 def test_variants_replace_entries_of_the_file():

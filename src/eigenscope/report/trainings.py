@@ -188,7 +188,7 @@ def _class_figures(one: Training) -> dict[str, Any]:
 def _panels(
     trainings: Sequence[Training],
 ) -> tuple[dict[str, dict[str, Points]], dict[str, str]]:
-    """Return the panels of curves that have a line, and the names of their x axes."""
+    """Return the panels that have a line of two points, and the names of their x."""
     sources: dict[str, tuple[str, Callable[[Training], Points]]] = {
         "accuracy, train": ("epoch", lambda one: one.scalar("accuracy/train")),
         "accuracy, test": ("epoch", lambda one: one.scalar("accuracy/test")),
@@ -203,7 +203,7 @@ def _panels(
     axes: dict[str, str] = {}
     for name, (axis, source) in sources.items():
         lines = {one.label: points for one in trainings if (points := source(one))[0]}
-        if lines:
+        if any(len(x) > 1 for x, _ in lines.values()):
             panels[name], axes[name] = lines, axis
     return panels, axes
 
