@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -159,6 +160,32 @@ def estimates() -> dict[str, Tensor]:
     return found
 
 
+def functions() -> dict[str, Tensor]:
+    """Sums over eigenvalues, functions of matrices, means of classes, checks."""
+    gauss = es.GaussNewton(problem())
+    gram = es.gram(es.InputJacobian(problem()))
+    kernel = es.NTK(problem(batch_size=2), outputs="trace")
+    found: dict[str, Tensor] = {}
+    for kind in ("frobenius", "nuclear", "spectral"):
+        found[f"norm {kind}"] = torch.tensor(es.norm(gauss, kind).value)
+    total = es.spectral_sum(gram, np.sqrt, method="slq", tolerance=0.05)
+    found["sum"] = torch.tensor(total.value)
+    found["determinant"] = torch.tensor(es.log_determinant(kernel).value)
+    block = vectors(gram.shape[0])
+    found["function"] = es.apply_function(gram, np.exp, block / gram.dense().norm())
+    found["scaled"] = (2.0 * gauss - es.Hessian(problem())) @ vectors(gauss.shape[0])
+    parts = es.decompose_by_class(es.GaussNewton(problem()))
+    found |= {"means": parts.means, "weights": parts.weights}
+    found |= {f"within {k}": v for k, v in of_symmetric(parts.within).items()}
+    blocks = es.layer_blocks(gauss, by="module")
+    found |= {
+        f"exact {k}": torch.tensor(es.spectrum(b).values) for k, b in blocks.items()
+    }
+    verdict = es.verify(es.Hessian(problem()))
+    found["verified"] = torch.tensor(float(verdict.has_passed))
+    return found
+
+
 def few_samples() -> dict[str, Tensor]:
     """Two samples: with three processes one has none."""
     small = problem(2)
@@ -175,5 +202,6 @@ CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "curvature": curvatures,
     "kernels": kernels,
     "estimates": estimates,
+    "functions": functions,
     "fewer samples than ranks": few_samples,
 }

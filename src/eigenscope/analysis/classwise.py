@@ -1,7 +1,7 @@
 """The Gauss-Newton matrix of a classifier by classes: where its outliers come from."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, final
 
 import torch
@@ -20,7 +20,7 @@ from eigenscope.operators import (
     SymmetricOperator,
     gram,
 )
-from eigenscope.problem import Problem, left_as_found
+from eigenscope.problem import Batch, Halving, Problem, left_as_found
 
 _TOGETHER: Final = 128  # samples whose cotangents are made together
 
@@ -116,14 +116,19 @@ def decompose_by_class(
     total, loss = require_classes(operator)
     num_classes = loss.arrange(total.risk.examples[0][1]).shape[1]
     _require_room(total, num_classes, memory)
-    weights = torch.zeros(num_classes, num_classes, dtype=torch.float64)
-    seeds: list[Tensor] = []
-    for matrix, labels in _matrices(total, loss):
-        seeds.append(_pulled(matrix, labels, num_classes))
-        weights += _pair_weights(matrix, labels, num_classes)
-    scale = 1 / total.risk.denominator
+    total.risk.require_same_model()
     bare = total.problem.with_output("logits")
-    found = ParameterJacobian(bare).T @ torch.cat(seeds).flatten(0, 1)
+    shape = (bare.num_samples, bare.num_outputs, num_classes**2)
+    seeds = torch.zeros(shape, dtype=total.dtype, device=total.device)
+    weights = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+    halving, work = Halving("means of classes"), partial(_add, loss, bare)
+    with bare.ranks.sum_over_ranks(seeds):
+        for batch in bare.batches.chunks(_TOGETHER):
+            halving.run(partial(work, seeds, weights), batch)
+    with bare.ranks.sum_over_ranks(weights):
+        pass  # added up above
+    scale = 1 / total.risk.denominator
+    found = ParameterJacobian(bare).T @ seeds.flatten(0, 1)
     weights = (weights * scale).to(found.device, found.dtype)
     sums = found.T.unflatten(0, (num_classes, num_classes)) * scale
     means = sums / torch.where(weights > 0, weights, 1.0).unsqueeze(2)
@@ -209,16 +214,16 @@ def _require_room(
     )
 
 
-def _matrices(
-    total: GaussNewton, loss: CrossEntropy
-) -> Iterator[tuple[Categorical, Tensor]]:
-    """Yield Λ and the classes (sample, position) of some samples after the others."""
-    problem: Problem = total.problem
-    total.risk.require_same_model()
-    for batch in problem.batches.chunks(_TOGETHER):
-        with torch.no_grad(), left_as_found(problem.model):
-            raw = problem.raw(batch.inputs)
-            yield loss.curvature(raw, batch.targets), loss.classes(batch.targets)
+def _add(
+    loss: CrossEntropy, problem: Problem, seeds: Tensor, weights: Tensor, batch: Batch
+) -> None:
+    """Write what is pulled back of some samples, and add the weights of pairs."""
+    with torch.no_grad(), left_as_found(problem.model):
+        raw = problem.raw(batch.inputs)
+        matrix, labels = loss.curvature(raw, batch.targets), loss.classes(batch.targets)
+        rows = slice(batch.start, batch.start + batch.size)
+        seeds[rows] = _pulled(matrix, labels, len(weights))
+        weights += _pair_weights(matrix, labels, len(weights))
 
 
 def _members(labels: Tensor, num_classes: int) -> Tensor:
