@@ -218,6 +218,34 @@ def test_curvature_goes_on_in_smaller_chunks(problem, full_device, kind):
     torch.testing.assert_close(anew @ block, expected)  # and nothing more is said
 
 
+def half_squares(z, y):
+    return (z - nn.functional.one_hot(y, 3)).square().sum(1).mean()
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), half_squares], ids=str)
+def test_a_risk_goes_on_in_smaller_parts(problem, full_device, loss):
+    first = problem.batches.first(N)
+    whole = es.Problem(problem.model, (first.inputs, first.targets), loss=loss)
+    expected = es.Hessian(whole).risk
+    full_device["samples"] = FITS
+    with halved("the loss over the data"):
+        found = es.Hessian(whole).risk
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    assert found.denominator == expected.denominator
+
+
+def test_means_of_classes_go_on_in_smaller_chunks(problem, full_device):
+    operator = es.GaussNewton(problem)
+    expected = es.decompose_by_class(operator)
+    full_device["samples"] = FITS
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = es.decompose_by_class(operator)
+    assert str(said[0].message).startswith("means of classes: the device ran out")
+    torch.testing.assert_close(found.means, expected.means)
+    torch.testing.assert_close(found.weights, expected.weights)
+
+
 def test_recordings_that_fill_the_device_are_let_go(problem, monkeypatch):
     x, y = problem.batches.first(N).inputs, problem.batches.first(N).targets
     cut = es.Problem(problem.model, (x, y), loss=nn.CrossEntropyLoss(), batch_size=4)

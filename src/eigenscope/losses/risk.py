@@ -1,7 +1,8 @@
 """The risk of a problem: one number that no cut into batches changes."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from math import isfinite
 from typing import Any, final
 
@@ -20,6 +21,7 @@ from eigenscope.losses.interpret import callable_loss, known_loss, mean_loss
 from eigenscope.losses.parts import torch_parts
 from eigenscope.problem import (
     Batch,
+    Halving,
     ModelState,
     Problem,
     left_as_found,
@@ -61,7 +63,8 @@ class Risk:
     def __init__(self, problem: Problem) -> None:
         require_no_batch_statistics(problem.model, what="a risk over a data set needs")
         self.problem = problem
-        self.loss = _interpreted(problem.whole())
+        self._halving = Halving("the loss over the data")
+        self.loss = _interpreted(problem.whole(), self._halving)
         self.examples: list[tuple[Batch, Tensor]] = []
         with problem.ranks.together():
             total, count = self._own_sums()
@@ -78,19 +81,24 @@ class Risk:
 
     def _own_sums(self) -> tuple[float, float]:
         """Return numerator and denominator of this rank's samples."""
-        total, count = 0.0, 0.0
-        shapes: set[tuple[int, ...]] = set()
-        for index, (batch, raw) in enumerate(_outputs(self.problem)):
-            with torch.no_grad():
-                own = _checked_sums(self.loss, batch, raw, index)
-            if index == 0:
-                _require_unmixed(self.problem, batch, raw)
-                _require_twice_differentiable(self.loss, batch, raw)
-            total, count = total + own[0], count + own[1]
-            if tuple(raw.shape[1:]) not in shapes:
-                shapes.add(tuple(raw.shape[1:]))
-                self.examples.append((batch.part(0, 1).owned(), raw[:1].clone()))
-        return total, count
+        sums: list[tuple[float, float]] = []
+        for index, batch in enumerate(map(recordable_batch, self.problem.batches)):
+            self._halving.run(partial(self._add_sums, sums, index), batch)
+        return sum(own for own, _ in sums), sum(own for _, own in sums)
+
+    def _add_sums(
+        self, sums: list[tuple[float, float]], index: int, batch: Batch
+    ) -> None:
+        """Check some samples of a batch, and add what they give."""
+        raw = _raw(self.problem, batch)
+        with torch.no_grad():
+            own = _checked_sums(self.loss, batch, raw, index)
+        if not sums:
+            _require_unmixed(self.problem, batch, raw)
+            _require_twice_differentiable(self.loss, batch, raw)
+        sums.append(own)
+        if tuple(raw.shape[1:]) not in {tuple(r.shape[1:]) for _, r in self.examples}:
+            self.examples.append((batch.part(0, 1).owned(), raw[:1].clone()))
 
     def _put_together(self, total: float, count: float) -> tuple[float, float]:
         """Exchange what the ranks have found; return the whole sums."""
@@ -167,7 +175,7 @@ def _examples(problem: Problem, samples: list[int]) -> list[tuple[Batch, Tensor]
     return list(found.values())
 
 
-def _interpreted(problem: Problem) -> RiskLoss:
+def _interpreted(problem: Problem, halving: Halving) -> RiskLoss:
     loss = problem.loss
     if loss is None:
         raise ValueError(
@@ -183,20 +191,26 @@ def _interpreted(problem: Problem) -> RiskLoss:
     known = known_loss(loss)
     if known is not None:
         return known
-    for batch, raw in _outputs(problem):
-        if batch.size > 1 or problem.num_samples == 1:
-            settled = callable_loss(loss, raw, batch.targets)
-            if settled is not None:
-                return settled
+    settled: list[RiskLoss] = []
+    for batch in map(recordable_batch, problem.batches):
+        if not settled and (batch.size > 1 or problem.num_samples == 1):
+            halving.run(partial(_settle, problem, loss, settled), batch)
+        if settled:
+            return settled[0]
     batch = recordable_batch(problem.batches.first(2))
     raw = _raw(problem, batch)
     return callable_loss(loss, raw, batch.targets) or mean_loss(loss)
 
 
-def _outputs(problem: Problem) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield every batch and its raw outputs, of which nothing is recorded."""
-    for batch in map(recordable_batch, problem.batches):
-        yield batch, _raw(problem, batch)
+def _settle(
+    problem: Problem, loss: Callable[..., Any], settled: list[RiskLoss], batch: Batch
+) -> None:
+    """Learn from some samples of a batch what a callable's number means."""
+    if settled or (batch.size == 1 < problem.num_samples):
+        return
+    found = callable_loss(loss, _raw(problem, batch), batch.targets)
+    if found is not None:
+        settled.append(found)
 
 
 def _raw(problem: Problem, batch: Batch) -> Tensor:
