@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -88,18 +88,12 @@ def match_cost(
         chosen = np.linspace(0, len(pairs) - 1, count).round().astype(int)
         return lambda: [pair_distances(pairs[place]) for place in chosen]
 
-    job = Job(
+    job = _stored_job(
         name="distances",
         method=f"{len(pairs)} pairs of spectra",
         reason=f"{format_bytes(size)} of {num_runs} runs are read",
         num_samples=len(pairs),
-        device=torch.device("cpu"),
         call_on=call_on,
-        chunk=1,
-        budget=resolve(None),
-        passes=0.0,
-        least=1,
-        has_arrays=True,
     )
     recordings = len({(pair.run, pair.number) for pair in pairs})
     figures = _SHARED_FIGURES + _FIGURES_EACH * num_runs
@@ -127,17 +121,11 @@ def figures_step(count: int, *, title: str = "figures and page") -> Step:
         del size
         return partial(_draw, found)
 
-    job = Job(
+    job = _stored_job(
         name=title,
         method=f"{count} figures" if count != 1 else "1 figure",
         num_samples=1,
-        device=torch.device("cpu"),
         call_on=call_on,
-        chunk=1,
-        budget=resolve(None),
-        passes=0.0,
-        least=1,
-        has_arrays=True,
     )
     return plan_of_job(title, job, effort=1.0).steps[0].times(count)
 
@@ -150,18 +138,26 @@ def _reading(verb: str, runs: Sequence[Run], work: Work) -> Job:
     def call_on(count: int) -> Callable[[], object]:
         return partial(_into_scratch, work, [run.path for run in ordered[:count]])
 
-    return Job(
+    return _stored_job(
         name=f"runs of {verb}",
         method=f"{len(runs)} runs" if len(runs) > 1 else "1 run",
         reason=f"{format_bytes(size)} with {spectra} spectra are read",
         num_samples=len(runs),
-        device=torch.device("cpu"),
         call_on=call_on,
         chunk=len(runs),
+    )
+
+
+def _stored_job(*, chunk: int = 1, **how: Any) -> Job:
+    """Return work on what is stored, which no network and no pass over data takes."""
+    return Job(
+        device=torch.device("cpu"),
+        chunk=chunk,
         budget=resolve(None),
         passes=0.0,
         least=1,
         has_arrays=True,
+        **how,
     )
 
 

@@ -16,6 +16,19 @@ from eigenscope.training.measures.risks import FULL
 Spectra = Spectrum | Mapping[str, Spectrum]
 
 
+def no_calls(model: nn.Module) -> dict[str, "partial[Any]"]:
+    """Return nothing: the spectra are another measure's, the rest takes moments.
+
+    Args:
+        model: The network, as it is.
+
+    Returns:
+        An empty mapping.
+    """
+    del model
+    return {}
+
+
 @final
 class LayerDistances:
     """W₁ between each layer's spectrum and the full one.
@@ -75,17 +88,7 @@ class LayerDistances:
             for name in layers
         }
 
-    def calls(self, model: nn.Module) -> dict[str, "partial[Any]"]:
-        """Return nothing: the spectra are another measure's, the rest takes moments.
-
-        Args:
-            model: The network, as it is.
-
-        Returns:
-            An empty mapping.
-        """
-        del model
-        return {}
+    calls = staticmethod(no_calls)
 
 
 @final
@@ -140,17 +143,7 @@ class TailExponent:
             return self._exponent(found)
         return {name: self._exponent(part) for name, part in found.items()}
 
-    def calls(self, model: nn.Module) -> dict[str, "partial[Any]"]:
-        """Return nothing: the spectra are another measure's, the rest takes moments.
-
-        Args:
-            model: The network, as it is.
-
-        Returns:
-            An empty mapping.
-        """
-        del model
-        return {}
+    calls = staticmethod(no_calls)
 
     def _exponent(self, found: Spectrum) -> Estimate:
         try:
