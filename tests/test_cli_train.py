@@ -52,6 +52,19 @@ num_samples = 12
 num_matvecs = 6
 """
 RUN = Path("run")
+GROWING = """
+import torch
+from torch import nn
+
+class Growing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(6, 3)
+        self.register_buffer("steps", torch.zeros(()))
+    def forward(self, x):
+        self.steps += self.training
+        return self.map(x) * (1 if self.training else torch.exp(200 * self.steps))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -234,6 +247,26 @@ def test_a_diverged_training_keeps_what_was_recorded_and_says_where(capsys):
     assert es.History.load(run).numbers == (0,)
     where: Any = run.results["diverged"]
     assert where["epoch"] == 1
+
+
+@pytest.mark.message
+def test_a_network_that_cannot_be_measured_any_more_ends_its_training_alone(capsys):
+    """Its losses are finite, its outputs in eval mode are not."""
+    Path("growing_nets.py").write_text(GROWING)
+    bare = TINY.partition("[hessian]")[0] + "[jacobian]\n"
+    wild = '[[variants]]\nname = "wild"\nmodel.name = "growing_nets:Growing"\n'
+    Path("two.toml").write_text(f'{bare}{wild}[[variants]]\nname = "tame"\n')
+    with pytest.raises(SystemExit):
+        main(["train", "two.toml", "--out", "both"])
+    message = capsys.readouterr().err
+    assert "both/wild can no longer be measured after epoch 1 (learning rate" in message
+    assert "the model's output must be finite" in message
+    assert "both/tame" not in message
+    wild, tame = (es.Run.open(Path("both") / name) for name in ("wild", "tame"))
+    assert tame.is_complete
+    assert not wild.is_complete
+    assert es.History.load(wild).numbers == (0,)
+    assert wild.results["epochs"] == 0
 
 
 def test_experiments_are_listed_with_what_they_are(capsys):

@@ -131,7 +131,7 @@ def test_everything_that_is_wrong_is_said_at_once():
         'learning_rat = 0.1\noptimizer = "sdg"\naugment = 1\nmilestones = [1, true]\n'
         "[hessian]\nper_class = 0\n[jacobian]\nnum_samples = 1.5\n"
     )
-    with pytest.raises(ValueError, match="must be without faults; it has 12") as caught:
+    with pytest.raises(ValueError, match="must be without faults; it has 13") as caught:
         read_study(written(text))
     message = str(caught.value)
     for fault in (
@@ -149,7 +149,61 @@ def test_everything_that_is_wrong_is_said_at_once():
         "model.name must be package.module:factory or one of lenet",
     ):
         assert f"\n  {fault}" in message
-    assert "data: " not in message  # its numbers are wrong
+    assert "data: " not in message  # its numbers are wrong, and its name:
+    assert "\n  data.name must be package.module:factory or one of fashion-" in message
+
+
+@pytest.mark.message
+@pytest.mark.parametrize(
+    ("head", "tail", "faults"),
+    [
+        ("variants = 3\n", "", ["variants must be tables [[variants]]; got 3"]),
+        (
+            'variants = ["a", {name = 5}, {name = "b/c"}]\n',
+            "",
+            [
+                "must be a table with a name of its own; got 'a'",
+                "must be a table with a name of its own; got 5",
+                "names of [[variants]] are folders, without /; got 'b/c'",
+            ],
+        ),
+        (
+            'members = "lenet"\n',
+            "",
+            ["data, model, seed, training beside them", "a list of names; got 'lenet'"],
+        ),
+        ('name = "../up"\n', "", ["that of a folder, without /; got '../up'"]),
+        (
+            "",
+            "momentum = inf\nmilestones = [5, -3]\n[curvature]\nnum_matvecs = 3\n",
+            [
+                "training.momentum must be finite; got inf",
+                "training.milestones must be epochs from 1 on, each later",
+                "curvature.num_matvecs must be at least 4; got 3",
+            ],
+        ),
+    ],
+    ids=["variants", "variant", "members", "name", "numbers"],
+)
+def test_studies_and_numbers_that_make_no_sense_are_said(head, tail, faults):
+    bare = TINY.partition("[hessian]")[0]
+    with pytest.raises(ValueError, match="must be without faults") as caught:
+        read_study(written(head + bare + tail))
+    for fault in faults:
+        assert fault in str(caught.value)
+
+
+@pytest.mark.message
+def test_model_and_data_factories_that_are_not_there_are_said_together():
+    text = TINY.replace("nets_of_mine:net", "no_nets:wide")
+    text = text.replace("nets_of_mine:pairs", "no_data:pairs")
+    with pytest.raises(ValueError, match="must be without faults") as caught:
+        read_study(written(text))
+    assert "there is no module 'no_nets'" in str(caught.value)
+    assert "there is no module 'no_data'" in str(caught.value)
+    Path("tiny.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="a text in UTF-8; its byte 0 is none"):
+        read_study("tiny.toml")
 
 
 @pytest.mark.message
@@ -181,7 +235,7 @@ def test_files_are_looked_for_beside_unknown_keys():
         ("hessian=3", "hessian must be a table, [hessian]; got 3"),
         ("training.learning_rate=0", "learning_rate must be positive and finite; got"),
         ("training.schedule=multistep", "milestones belong to schedule = 'multistep'"),
-        ("curvature.num_matvecs=2", "curvature.num_matvecs must be at least 3; got 2"),
+        ("curvature.num_matvecs=2", "curvature.num_matvecs must be at least 4; got 2"),
         (f"model.name={factory('tall')}", "tall gives (2, 3, 1) for 2 images"),
         (f"model.name={factory('narrow')}", "a number for each of 3 classes; nets_of"),
         ("jacobian.first=-1", "jacobian.first must be at least 0; got -1"),
@@ -213,7 +267,7 @@ def test_files_and_names_that_are_not_there_are_said():
     with pytest.raises(ValueError, match="members has 'lenet-mnst'; the nearest are"):
         read_study(written('members = ["lenet-mnst"]'))
     text = TINY + "[[variants]]\ndata.num_train = 5\n"
-    with pytest.raises(ValueError, match="needs a name of its own; got ''"):
+    with pytest.raises(ValueError, match="a table with a name of its own; got ''"):
         read_study(written(text))
     with pytest.raises(ValueError, match="compatible = true; got 'module'"):
         read_study(

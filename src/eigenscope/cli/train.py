@@ -135,14 +135,23 @@ def _print(study: Study, folders: dict[str, Path], *, as_json: bool) -> None:
 
 def _explained(diverged: dict[str, dict[str, Any]], folders: dict[str, Path]) -> str:
     """Say where trainings stopped and what is kept of them."""
-    lines = [
-        f"the loss of {folders[name]} stopped to be finite in epoch {where['epoch']}, "
-        f"step {where['step']} (learning rate {where['learning_rate']})"
-        for name, where in diverged.items()
-    ]
+    lines = [_ending(folders[name], where) for name, where in diverged.items()]
     return (
         f"{'; '.join(lines)}. What was recorded before is kept there. Lower "
         "training.learning_rate, in another folder."
+    )
+
+
+def _ending(folder: Path, where: dict[str, Any]) -> str:
+    rate = f"(learning rate {where['learning_rate']})"
+    if "reason" in where:
+        return (
+            f"{folder} can no longer be measured after epoch {where['epoch']} {rate}: "
+            f"{where['reason'].rstrip('.')}"
+        )
+    return (
+        f"the loss of {folder} stopped to be finite in epoch {where['epoch']}, "
+        f"step {where['step']} {rate}"
     )
 
 

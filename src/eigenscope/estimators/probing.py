@@ -69,6 +69,19 @@ class MeanOfTerms:
         return float(self._mean), float(stderr), self.count
 
 
+def require_products(num_matvecs: int, least: int, method: str) -> None:
+    """Raise if a method is given too few products.
+
+    Raises:
+        ValueError: If there are less than the least number.
+    """
+    if num_matvecs < least:
+        raise ValueError(
+            f"num_matvecs must be at least {least} for method={method!r}; got "
+            f"{num_matvecs}."
+        )
+
+
 @final
 class Probing:
     """The products of one estimate.
@@ -112,11 +125,7 @@ class Probing:
         name: str,
     ) -> None:
         self.products = Products(operand)
-        if num_matvecs < least:
-            raise ValueError(
-                f"num_matvecs must be at least {least} for method={method!r}; got "
-                f"{num_matvecs}."
-            )
+        require_products(num_matvecs, least, method)
         self.num_matvecs, self.method = num_matvecs, method
         self.law: ProbeLaw = law
         self._together = probing_vectors(

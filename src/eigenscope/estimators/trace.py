@@ -17,7 +17,7 @@ from eigenscope.estimators.long_vectors import (
 )
 from eigenscope.estimators.matrices import Operand
 from eigenscope.estimators.probes import ProbeLaw
-from eigenscope.estimators.probing import MeanOfTerms, Probing
+from eigenscope.estimators.probing import MeanOfTerms, Probing, require_products
 from eigenscope.precision import widened
 from eigenscope.spectra import Estimate
 from eigenscope.store import Run
@@ -28,6 +28,25 @@ TraceMethod = Literal["xtrace", "hutch++", "hutchinson"]
 # that of independent terms, most where eigenvalues decay (four spectra, 60 seeds each).
 _SHARED: Final = 1.5
 _RANK: Final = 100.0  # roundings, below which a direction of a sketch is none
+
+
+def require_num_matvecs(method: TraceMethod, num_matvecs: int) -> int:
+    """Return the least number of products of a method, once there are as many.
+
+    Args:
+        method: As for `trace`.
+        num_matvecs: Products to take.
+
+    Returns:
+        The least number.
+
+    Raises:
+        ValueError: If the method is unknown, or has too few products.
+    """
+    require_choice("method", method, TraceMethod)
+    least = {"xtrace": 4, "hutch++": 6, "hutchinson": 2}[method]
+    require_products(num_matvecs, least, method)
+    return least
 
 
 def trace(
@@ -87,8 +106,7 @@ def trace(
         >>> trace(A, method="hutchinson", num_matvecs=2).value
         6.0
     """
-    require_choice("method", method, TraceMethod)
-    least = {"xtrace": 4, "hutch++": 6, "hutchinson": 2}[method]
+    least = require_num_matvecs(method, num_matvecs)
     law = law or ("sphere" if method == "xtrace" else "sign")
     if method == "xtrace" and law != "sphere":
         require_choice("law", law, ProbeLaw)

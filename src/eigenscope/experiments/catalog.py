@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 from eigenscope.experiments.configuration import Experiment
 from eigenscope.experiments.preparation import outside_faults
@@ -180,33 +180,62 @@ def _parts(
     """Return the tables of all experiments of a file, by folder."""
     base = {key: value for key, value in table.items() if key not in _OWN_KEYS}
     base.setdefault("name", Path(name).stem)
-    members: Any = table.get("members", [])
-    variants: Any = table.get("variants", [])
-    if members:
-        known = experiment_names()
-        for member in members:
-            if member not in known:
-                near = ", ".join(nearest_first(str(member), known)[:_NUM_NEAREST])
-                faults.append(f"members has {member!r}; the nearest are {near}")
-        return {str(m): _load(m) | {"name": str(m)} for m in members if m in known}
-    if not variants:
-        return {"": dict(base)}
+    if "/" in str(base["name"]):
+        faults.append(f"name must be that of a folder, without /; got {base['name']!r}")
+    if "members" in table:
+        return _members(table, faults)
+    if "variants" not in table:
+        return {"": base}
+    variants: Any = table["variants"]
+    if not isinstance(variants, list) or not variants:
+        faults.append(f"variants must be tables [[variants]]; got {variants!r}")
+        return {"": base}
     found: dict[str, dict[str, Any]] = {}
-    for variant in variants:
-        own = str(variant.get("name", ""))
-        if not own or own in found or "/" in own:
+    for variant in cast("list[Any]", variants):
+        entries = cast("dict[str, Any]", variant if isinstance(variant, dict) else {})
+        own: Any = entries.get("name", variant if not entries else "")
+        if not isinstance(own, str) or not entries or not own or own in found:
             faults.append(
-                f"every one of [[variants]] needs a name of its own; got {own!r}"
+                "every one of [[variants]] must be a table with a name of its own; got "
+                f"{own!r}"
             )
-        found[own] = merged(base, {**variant, "name": f"{base['name']}-{own}"})
+        elif "/" in own or own == "..":
+            faults.append(f"names of [[variants]] are folders, without /; got {own!r}")
+        else:
+            found[own] = merged(base, {**entries, "name": f"{base['name']}-{own}"})
     return found
+
+
+def _members(table: Mapping[str, Any], faults: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the tables of the experiments that a file names, by name."""
+    known = experiment_names()
+    members: Any = table["members"]
+    ignored = sorted(table.keys() - {"members", "name", "description"})
+    if ignored:
+        faults.append(
+            f"members are experiments as they are; {', '.join(ignored)} beside them "
+            "would change nothing. Take --set, or [[variants]] of one experiment"
+        )
+    if not isinstance(members, list) or not members:
+        faults.append(f"members must be a list of names; got {members!r}")
+        return {}
+    for member in cast("list[Any]", members):
+        if member not in known:
+            near = ", ".join(nearest_first(str(member), known)[:_NUM_NEAREST])
+            faults.append(f"members has {member!r}; the nearest are {near}")
+    return {str(m): _load(m) | {"name": str(m)} for m in members if m in known}
 
 
 def _load(name: str) -> dict[str, Any]:
     """Return the table of a file or of an experiment by name."""
     path = Path(name)
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name} must be TOML, a text in UTF-8; its byte {error.start} is none."
+            ) from error
     elif name in experiment_names():
         folder = files("eigenscope.experiments").joinpath("catalog_files")
         text = folder.joinpath(name + _SUFFIX).read_text(encoding="utf-8")

@@ -178,7 +178,7 @@ class CurvatureSection:
 
     def faults(self) -> list[str]:
         """Return what is wrong, one line for each."""
-        least = {**_TIMES, "num_matvecs": 3}
+        least = {**_TIMES, "num_matvecs": 4}
         least |= {} if self.num_samples is None else {"num_samples": 1}
         return _too_small(self, least)
 

@@ -1,6 +1,6 @@
 """Model and data of an experiment, made once all that can be wrong has been checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -17,7 +17,14 @@ from eigenscope.experiments.configuration import (
 from eigenscope.experiments.images import Images, load_split
 from eigenscope.experiments.tables import read_table
 from eigenscope.problem import call_model, left_as_found
-from eigenscope.zoo import build_model, is_factory, load_weights, model_names
+from eigenscope.zoo import (
+    build_model,
+    data_names,
+    is_factory,
+    load_weights,
+    model_names,
+)
+from eigenscope.zoo.factories import import_factory
 from eigenscope.zoo.names import resolve_name
 
 _EXPLAINED = (OSError, ValueError, ImportError, TypeError)
@@ -113,6 +120,8 @@ def outside_faults(table: Mapping[str, Any]) -> list[str]:
     hessian = _section(HessianSection, table.get("hessian"))
     if model is not None:
         faults += _model_faults(model)
+    if data is None:  # what is wrong with its other entries is said elsewhere
+        faults += _name_faults("data", table.get("data"), data_names())
     train: Images | None = None
     for split in ("test", "train"):
         if data is not None:
@@ -136,16 +145,26 @@ def outside_faults(table: Mapping[str, Any]) -> list[str]:
 
 def _model_faults(model: ModelSection) -> list[str]:
     """Return what is wrong with names, before there is data to build a network for."""
-    faults: list[str] = []
-    if not is_factory(model.name):
-        try:
-            resolve_name("model.name", model.name, model_names())
-        except ValueError as error:
-            faults.append(str(error))
+    faults = _name_faults("model", {"name": model.name}, model_names())
     if model.weights is not None and not Path(model.weights).expanduser().is_file():
         place = Path(model.weights).expanduser().absolute()
         faults.append(f"model.weights must be a file; there is none at {place}")
     return faults
+
+
+def _name_faults(kind: str, table: Any, known: Sequence[str]) -> list[str]:
+    """Return what is wrong with the name of a model or of data, if it has one."""
+    name: Any = table.get("name") if isinstance(table, Mapping) else None
+    if not isinstance(name, str):
+        return []
+    try:
+        if is_factory(name):
+            import_factory(kind, name)
+        else:
+            resolve_name(f"{kind}.name", name, known)
+    except _EXPLAINED as error:
+        return [str(error)]
+    return []
 
 
 def _built(section: ModelSection, images: Images, seed: int) -> nn.Module:

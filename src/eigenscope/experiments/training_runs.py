@@ -10,7 +10,7 @@ from eigenscope.experiments.records import budget_of
 from eigenscope.problem import Batches, state_digest
 from eigenscope.progress import progress
 from eigenscope.store import Run
-from eigenscope.training import EpochPass, History, Recorder, Trainer
+from eigenscope.training import History, Recorder, Trainer
 from eigenscope.zoo import save_weights
 
 STATE = "training.safetensors"
@@ -25,8 +25,9 @@ class TrainingOutcome:
 
     Attributes:
         epochs: Epochs that are done and recorded.
-        diverged: Where the loss stopped to be finite, if it did: "epoch" (counted
-            from 1), "step", "learning_rate".
+        diverged: Where the loss stopped to be finite or the network to be measurable,
+            if it did: "epoch" (counted from 1), "learning_rate", and "step" or
+            "reason".
     """
 
     epochs: int
@@ -40,8 +41,9 @@ def run_training(
 
     After every epoch the state is saved first and measured then, so a run that was
     killed goes on to the same bits: from the last state, with the recordings that
-    are there left as they are. A training whose loss stops to be finite ends there;
-    its recordings stay, and the run is not complete.
+    are there left as they are. A training whose loss stops to be finite, or whose
+    network can no longer be measured, as when products overflow, ends there; its
+    recordings stay, and the run is not complete.
 
     Args:
         run: A run that is open for writing.
@@ -81,11 +83,16 @@ def run_training(
             with run.stage("training"):
                 passed = trainer.run_epoch()
             if passed.diverged_at is not None:
-                return _diverged(run, prepared, epoch, passed)
+                return _ended(run, prepared, epoch, step=passed.diverged_at)
             trainer.save(state)
         if plan.keep_every and epoch % plan.keep_every == 0:
             save_weights(prepared.model, checkpoint_path(run, epoch))
-        Recorder(run, measures.at(epoch)).record(prepared.model, epoch)
+        try:
+            Recorder(run, measures.at(epoch)).record(prepared.model, epoch)
+        except ValueError as error:
+            if epoch == 0:  # not what the training has made of it
+                raise
+            return _ended(run, prepared, epoch, reason=str(error))
     _record_end(run)
     run.complete()
     return TrainingOutcome(epochs=plan.epochs, diverged=None)
@@ -138,15 +145,10 @@ def _require_same_start(run: Run, prepared: Prepared) -> None:
         )
 
 
-def _diverged(
-    run: Run, prepared: Prepared, epoch: int, passed: EpochPass
-) -> TrainingOutcome:
-    """Record where a training ended before its time."""
-    where: dict[str, Any] = {
-        "epoch": epoch,
-        "step": passed.diverged_at,
-        "learning_rate": prepared.experiment.training.rate(epoch - 1),
-    }
+def _ended(run: Run, prepared: Prepared, epoch: int, **how: Any) -> TrainingOutcome:
+    """Record where a training ended before its time: at a step, or for a reason."""
+    rate = prepared.experiment.training.rate(epoch - 1)
+    where: dict[str, Any] = {"epoch": epoch, "learning_rate": rate, **how}
     run.record_result(DIVERGED, where)
     _record_end(run)
     return TrainingOutcome(epochs=epoch - 1, diverged=where)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, final
 
@@ -69,6 +70,16 @@ class Optimization:
             for name, (value, bound) in least.items()
             if not value >= bound
         ]
+        found += [
+            f"{name} must be finite; got {value}"
+            for name in ("momentum", "weight_decay")
+            if math.isinf(value := getattr(self, name)) and value > 0
+        ]
+        if any(b <= a for a, b in pairwise((0, *self.milestones))):
+            found.append(
+                "milestones must be epochs from 1 on, each later than the one before; "
+                f"got {list(self.milestones)}"
+            )
         for name in ("learning_rate", "decay"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eigenscope._types import require_choice
 from eigenscope.estimators import spectrum, top_eigenpairs, trace
 from eigenscope.estimators.order import Which
-from eigenscope.estimators.trace import TraceMethod
+from eigenscope.estimators.trace import TraceMethod, require_num_matvecs
 from eigenscope.estimators.whole import Method, require_sizes
 from eigenscope.operators import Curvature
 from eigenscope.spectra import Eigenpairs, Estimate, Spectrum
@@ -331,7 +331,7 @@ class CurvatureTrace:
         seed: int = 0,
         memory: str | int | None = None,
     ) -> None:
-        require_choice("method", method, TraceMethod)
+        require_num_matvecs(method, num_matvecs)
         self._risk = RiskCurvature(
             data=data,
             loss=loss,
