@@ -47,6 +47,13 @@ def test_every_verb_has_the_option():
     assert lacking == {"PlanOptions"}  # it has a verb's own
 
 
+@pytest.mark.message
+def test_what_is_no_size_is_refused_by_verbs_that_need_none(capsys):
+    for verb in ("info", "train", "demo"):
+        said = refused(capsys, verb, "--memory", "1x")
+        assert "a memory size must be a number of bytes or a number with a unit" in said
+
+
 def refused(capsys, *words: str) -> str:
     """What the verb says, which its plan says, too."""
     said = failed(capsys, *words)
@@ -90,7 +97,9 @@ def test_a_tail_is_fitted_within_a_budget(capsys, here, file):
         least = 9 * (here / file).stat().st_size
     else:
         assert "the tails of 999 values must fit" in said
-        assert f"memory={least} or above, or fit some of them" in said
+        assert (
+            f"memory={least} (--memory {least}) or above, or fit some of them" in said
+        )
     free = as_json(capsys, "fit", file)
     assert as_json(capsys, "fit", file, "--memory", str(least)) == free
     assert "as they are read" in refused(capsys, "fit", file, "--memory", "1kB")

@@ -148,8 +148,8 @@ def require_fits(
     if needed > budget:
         raise ValueError(
             f"{what} must fit the memory budget of {format_bytes(budget)}; "
-            f"{format_bytes(needed)} are needed. Give more with memory={needed} or "
-            f"above, {way_out}."
+            f"{format_bytes(needed)} are needed. Give more with memory={needed} "
+            f"(--memory {needed}) or above, {way_out}."
         )
     return budget
 

@@ -60,11 +60,25 @@ def main(arguments: list[str] | None = None) -> None:
 def _options(words: list[str]) -> Options:
     """Parse; for a run that goes on, what is not given is what the run began with."""
     options = parse(words)
+    _require_size(options)
     if isinstance(options, _RUNS) and options.resume:
         from eigenscope.cli.arguments import recorded_options
 
         return parse(words, defaults=recorded_options(options))
     return options
+
+
+def _require_size(options: Options) -> None:
+    """Raise before anything else if the memory that is given is no size.
+
+    Raises:
+        ValueError: If so.
+    """
+    verb = options.verb if isinstance(options, PlanOptions) else options
+    if verb.memory is not None:
+        from eigenscope.budget import parse_bytes
+
+        parse_bytes(verb.memory)
 
 
 def _how_to_go_on(options: Options | None) -> str:

@@ -119,7 +119,7 @@ def require_demo_fits(plan: DemoPlan) -> JacobianPlan:
         images + TRAINED_COPIES * weights,
         plan.memory,
         what="the digits and a LeNet that is trained",
-        way_out="or leave it out",
+        way_out="or leave the budget out",
     )
     jacobian = replace(DEMO_JACOBIAN, memory=plan.memory)
     prepare_jacobian(Problem(model, (test.inputs, test.targets)), jacobian)
