@@ -153,7 +153,7 @@ def test_networks_in_pieces_are_as_whole_ones(alone, tmp_path: Path, started):
     assert "StateDictOptions(full_state_dict=True)" in first[3]
     assert "must be copyable" in first[4]
     assert "cannot pickle '_thread.lock'" in first[4]
-    assert "its own code makes DTensors" in first[5]
+    assert "Its own code must not make DTensors" in first[5]
     assert "half of what is free is 100 B for each" in first[6]
 
 

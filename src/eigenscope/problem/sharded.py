@@ -82,7 +82,7 @@ def whole_network(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def own_tensors_explained(*, is_copy: bool) -> Generator[None]:
-    """Say what to do where a whole copy's own code makes DTensors.
+    """Say what to do where a whole copy's own code counts on pieces.
 
     Args:
         is_copy: Whether the network that is called inside is a whole copy.
@@ -91,17 +91,19 @@ def own_tensors_explained(*, is_copy: bool) -> Generator[None]:
         Nothing.
 
     Raises:
-        ValueError: In place of the error that mixed tensors cause.
-        RuntimeError: Any other that is raised inside.
+        ValueError: In place of a copy's RuntimeError.
+        RuntimeError: That of a network that is no copy.
     """
     try:
         yield
     except RuntimeError as error:
-        if is_copy and "DTensor" in str(error):
+        if is_copy:
             raise ValueError(
-                "a network in pieces is called as a whole copy with plain tensors; its "
-                f"own code makes DTensors ({error}). Leave that to parallelize_module "
-                f"or distribute_module. {_INSTEAD}"
+                "a network in pieces is called as a whole copy with plain tensors, "
+                f"which raised {type(error).__name__}: {error}. Its own code must not "
+                "make DTensors (parallelize_module and distribute_module may), nor "
+                "count on its part alone, as on heads divided by the number of ranks. "
+                f"{_INSTEAD}"
             ) from error
         raise
 
