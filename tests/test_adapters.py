@@ -160,6 +160,19 @@ def test_a_hugging_face_training_is_recorded_and_the_same_to_the_bit(tmp_path, b
 
 
 @pytest.mark.peer
+@pytest.mark.filterwarnings("ignore")  # of the imports
+def test_an_epoch_that_is_cut_short_is_none(tmp_path):
+    transformers: Any = importlib.import_module("transformers")
+    with Run.create(tmp_path / "run", verb="train", arguments={}) as run:
+        recorder = es.Recorder(run, measures())
+        callback = es.transformers_callback(recorder, by="epoch")
+        for epoch in (1.0, 1.9999, 2 - 1e-9, 2.67):  # the last by `max_steps`
+            state = transformers.TrainerState(epoch=epoch, global_step=1)
+            callback.on_epoch_end(None, state, None, model=net())
+            assert recorder.history().numbers == ((1,) if epoch < 1.99995 else (1, 2))
+
+
+@pytest.mark.peer
 @pytest.mark.filterwarnings("ignore")  # tensorboard's own
 def test_tensorboard_gets_scalars_and_histograms(tmp_path):
     tensorboard: Any = importlib.import_module("torch.utils.tensorboard")

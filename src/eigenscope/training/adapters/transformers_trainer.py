@@ -1,6 +1,6 @@
 """The recorder as a callback of Hugging Face's Trainer."""
 
-from typing import Any, final
+from typing import Any, Final, final
 
 from transformers import (
     TrainerCallback,
@@ -11,6 +11,8 @@ from transformers import (
 from typing_extensions import override
 
 from eigenscope.training.adapters.counting import Counting
+
+_ROUNDING: Final = 1e-6
 
 
 @final
@@ -54,6 +56,7 @@ class RecordingCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        if state.epoch is not None:
-            epochs, is_first = round(state.epoch), state.is_world_process_zero
+        epoch, is_first = state.epoch or 0.0, state.is_world_process_zero
+        epochs = round(epoch)
+        if epochs and abs(epoch - epochs) < _ROUNDING:  # `max_steps` may end one early
             self._counting.ended("epoch", kwargs["model"], epochs, is_first=is_first)
