@@ -1,13 +1,12 @@
 """Every acceleration of the input Jacobian: where it is taken, and that it is exact."""
 
-from functools import partial
 from typing import Any
 
 import oracles
 import pytest
 import torch
 import zoo
-from engine_blocks import blocks
+from engine_blocks import blocks, gradients_at
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
@@ -27,20 +26,12 @@ def test_a_bottleneck_takes_as_many_backward_passes_as_it_has_features(output):
     problem = es.Problem(case.model, case.batches, output=output)
     engine = InputJacobianEngine(problem)
     assert engine.settings.bottleneck == "2"
-    passes: list[object] = []
-    count = partial(note_gradients, passes)  # the model's own backward hooks are off
-    case.model[0].register_forward_hook(count)
+    passes = gradients_at(case.model[0])
     result = torch.empty(7, 7, 8).double()
     engine.fill(problem.batches.first(7), [output], [result])
     assert len(passes) == 3
     expected = oracles.jacobian(case.model, case.batches, output)
     assert_close(result, expected, rtol=1e-12, atol=1e-13)
-
-
-def note_gradients(passes: list[object], module: nn.Module, _: Any, out: Any) -> None:
-    del module
-    if out.requires_grad:
-        out.register_hook(passes.append)
 
 
 class InPlace(nn.Module):
