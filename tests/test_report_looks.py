@@ -80,6 +80,25 @@ def test_hostile_names_stay_text(tmp_path, open_page):
     assert {row["spectrum"] for row in rows} == {EVIL, BOLD, "full", "fc.weight"}
 
 
+def test_few_recordings_are_marked_at_whole_numbers(tmp_path, open_page):
+    write_report([train_run(tmp_path / "run", last=2)], tmp_path / "r.html")
+    top = panel(open_page(tmp_path / "r.html"), "hessian top")
+    assert top.locator(".xtick").all_text_contents() == ["0", "1", "2"]
+
+
+def test_a_printed_page_has_the_figures_that_were_not_scrolled_to(report, open_page):
+    page = open_page(report, viewport={"width": 800, "height": 60})
+    drawn = page.locator("section.panel .main-svg")
+    panel(page, "Hessian")
+    before = drawn.count()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('section.panel .plot')]"
+        ".every(plot => plot.querySelector('.main-svg'))"
+    )
+    assert drawn.count() > before
+
+
 def test_without_scripts_there_are_images_and_tables(report, open_page):
     page = open_page(report, java_script_enabled=False)
     images = page.locator("section.panel img")

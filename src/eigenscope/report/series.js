@@ -42,7 +42,7 @@ class SeriesPanel {
     this.isDrawn = true;
     const traces = this.panel.lines.flatMap((line, place) => this.tracesOf(line, place));
     const layout = layoutOf(
-      axis("epoch or step", false, null),
+      { ...axis("epoch or step", false, null), ...wholeTicks(this.panel.lines) },
       axis(this.panel.title, this.logY, null),
       `${this.logY}`,
     );
@@ -59,6 +59,12 @@ class SeriesPanel {
     }
     saveCsv(this.panel.title, rows);
   }
+}
+
+// Where Plotly would put marks between few whole numbers.
+function wholeTicks(lines) {
+  const numbers = lines.flatMap((line) => line.numbers);
+  return Math.max(...numbers) - Math.min(...numbers) < 8 ? { dtick: 1 } : {};
 }
 
 function startPanels() {
@@ -78,6 +84,9 @@ function startPanels() {
     { rootMargin: "800px" },
   );
   for (const [section] of panels) observer.observe(section);
+  window.addEventListener("beforeprint", () => {
+    for (const panel of drawers.values()) if (!panel.isDrawn) panel.draw();
+  });
   return panels.map(([, panel]) => panel);
 }
 
