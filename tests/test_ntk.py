@@ -148,7 +148,7 @@ def test_what_exceeds_memory_is_on_disk_or_found_again(disk, monkeypatch):
 
 @pytest.mark.parametrize("name", ["vgg", "language model", "twice"])
 def test_few_cotangents_at_a_time_and_small_scratch_change_nothing(name, monkeypatch):
-    monkeypatch.setattr("eigenscope.jacobian.engine._COTANGENT_BYTES", 1)
+    monkeypatch.setattr("eigenscope.jacobian.engine.COTANGENT_BYTES", 1)
     monkeypatch.setattr("eigenscope.kernels.contraction._SCRATCH_ENTRIES", 1)
     monkeypatch.setattr("eigenscope.kernels.pairs._ROWS_TOGETHER", 1)
     model, inputs, expected = case(name)
