@@ -15,7 +15,7 @@ from planted import Blind
 from torch import nn
 
 import eigenscope as es
-from eigenscope.experiments.matching import match_runs, self_distance
+from eigenscope.experiments.matching import match_runs, run_folders, self_distance
 from eigenscope.experiments.published import published_density, published_spectrum
 from eigenscope.spectra import Quadrature
 
@@ -202,3 +202,10 @@ def test_the_published_density_has_the_published_width():
     spread = np.sqrt((peak * grid[:512] ** 2).sum() / peak.sum())
     assert spread == pytest.approx(sigma, rel=1e-2)
     assert heights[512] == 0.0  # cut at 1e-8 of a kernel's height
+
+
+def test_runs_of_a_study_come_by_the_numbers_in_their_names(tmp_path):
+    names = ("resnet20", "resnet110", "resnet164bn", "resnet1001")
+    for name in reversed(names):
+        es.Run.create(tmp_path / name, verb="train", arguments={}).close()
+    assert [folder.name for folder in run_folders([tmp_path])] == list(names)

@@ -1,5 +1,6 @@
 """How far each layer's Hessian spectrum is from the full one, through training."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,10 +167,16 @@ def inner_runs(path: Path) -> list[Path]:
         path: Folder of a run, of a study, or of neither.
 
     Returns:
-        At least one folder, by name.
+        At least one folder, by name, numbers in a name by their value.
     """
-    inner = sorted(part.parent for part in path.glob(f"*/{FILE_NAME}"))
+    inner = [part.parent for part in path.glob(f"*/{FILE_NAME}")]
+    inner.sort(key=lambda folder: _by_numbers(folder.name))
     return [path] if (path / FILE_NAME).exists() or not inner else inner
+
+
+def _by_numbers(name: str) -> list[str | int]:
+    parts = re.split(r"([0-9]+)", name)  # text and digits take turns
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
