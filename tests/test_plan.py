@@ -187,6 +187,35 @@ def test_a_plan_beyond_the_budget_does_not_fit(images):
         call(memory="10kB")
 
 
+def test_a_basis_beyond_the_budget_is_planned_on_disk(images):
+    hessian = es.Hessian(problem_of(images))
+    options: dict[str, Any] = {"method": "slq", "effort": BRIEF}
+    roomy = es.plan(es.spectrum, hessian, **options)
+    small = es.plan(es.spectrum, hessian, memory="100kB", **options)
+    assert roomy.disk_bytes == 0
+    whole = small.disk_bytes + 100_000  # of the basis
+    assert roomy.host_bytes - small.host_bytes == pytest.approx(
+        whole - 100_000, rel=0.15
+    )
+
+
+def test_a_plan_takes_the_budget_of_its_operator(images):
+    problem = problem_of(images)
+    made = es.plan(es.NTK(problem, memory="90kB").write, None, effort=BRIEF)
+    assert made.budget == 90_000
+    roomy = es.Hessian(problem)
+    block = torch.ones(roomy.shape[1], 2)
+    held = es.plan(roomy, block, effort=BRIEF).host_bytes
+    small = es.plan(es.Hessian(problem, memory=held // 4), block, effort=BRIEF)
+    assert small.budget == held // 4
+    operator = es.Hessian(problem, memory=held // 4)
+    with Counting(CPU) as counted:
+        kept = operator @ block
+    del kept
+    assert small.host_bytes == pytest.approx(counted.peak, rel=0.3)
+    assert small.host_bytes < 0.5 * held
+
+
 def test_a_plan_leaves_the_model_as_it_was(images):
     model = convolutions().train()
     before = {name: p.clone() for name, p in model.state_dict().items()}

@@ -101,6 +101,7 @@ class CurvatureProducts:
 
     Attributes:
         recordings: What is kept.
+        memory: The budget, as it was given.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class CurvatureProducts:
         self._problem = risk.problem
         self._recorders = recorders
         self._engine: EngineChoice = engine
-        self._memory = memory
+        self.memory = memory
         self._names = list(risk.problem.params if names is None else names)
         params = risk.problem.params
         self._layout = ParameterLayout({name: params[name] for name in self._names})
@@ -137,7 +138,7 @@ class CurvatureProducts:
         return CurvatureProducts(
             self._risk,
             self._recorders,
-            memory=self._memory,
+            memory=self.memory,
             engine=self._engine,
             names=names,
             recordings=self.recordings,
@@ -155,7 +156,7 @@ class CurvatureProducts:
         return CurvatureProducts(
             self._risk.with_batch_size(batch_size),
             self._recorders,
-            memory=self._memory,
+            memory=self.memory,
             engine=self._engine,
             names=self._names,
         )
@@ -232,7 +233,7 @@ class CurvatureProducts:
         if own.way is None:
             names = list(self._problem.params)
             own.way = Proof(self._risk, self._recorders, names).choose(self._engine)
-            own.budget = resolve(self._memory)
+            own.budget = resolve(self.memory)
         return own.way
 
     def remarks(self) -> dict[str, JsonValue]:

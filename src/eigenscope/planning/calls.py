@@ -17,7 +17,7 @@ from eigenscope.planning.classes import job_of_classes
 from eigenscope.planning.estimates import ESTIMATES, Found
 from eigenscope.planning.functions import FUNCTIONS
 from eigenscope.planning.job import Job
-from eigenscope.planning.operators import job_of_method
+from eigenscope.planning.operators import job_of_method, memory_of
 from eigenscope.planning.plan import Plan, Step
 from eigenscope.planning.rehearsal import EFFORT
 from eigenscope.planning.series import checkpoints_of, steps_of_loading
@@ -81,7 +81,7 @@ def plan(
         (True, 'tangent kernel', 16.0)
     """
     started = time.perf_counter()
-    if effort <= 0:
+    if not effort > 0:
         raise ValueError(f"effort must be more than 0 seconds; got {effort}.")
     if isinstance(call, Composed):
         return _of_measure(call, *arguments, effort=effort, **options)
@@ -249,5 +249,8 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _memory(function: Callable[..., Any], options: dict[str, Any]) -> str | int | None:
-    has_budget = "memory" in signature(function).parameters
-    return options.get("memory") if has_budget else None
+    """Return the budget of a call, or that of the operator whose method it is."""
+    if "memory" in signature(function).parameters:
+        return options.get("memory")
+    owner = getattr(function, "__self__", None)
+    return memory_of(owner) if isinstance(owner, LinearOperator) else None

@@ -92,6 +92,7 @@ def _top_eigenpairs(options: Options, effort: float) -> Found:
         most=most,
         width=options["block_size"] or default_block_size(operand),
         basis=2 * k + 20,
+        kept_within=resolve(options["memory"]),
     )
     return [step], [], found
 
@@ -140,6 +141,7 @@ def _apply_function(options: Options, effort: float) -> Found:
         most=width * steps,
         width=width,
         basis=width * typical,
+        kept_within=resolve(options["memory"]),
     )
     return [step], [], found
 
@@ -241,6 +243,7 @@ def _sampled(
         most=outer + probes * most_steps,
         width=_TOGETHER,
         basis=_sampled_vectors(dim * _itemsize(operand), outer, typical, method),
+        kept_within=resolve(options["memory"]),
     )
     return [step], found
 
@@ -268,10 +271,12 @@ def _products(
     width: int,
     basis: int,
     afterwards: int = 0,
+    kept_within: int | None = None,
 ) -> tuple[Step, tuple[Measurement, ...]]:
     """Return a step of products with blocks, and orthogonalization against a basis.
 
-    `basis` vectors are held beside the products, `afterwards` when these are over.
+    `basis` vectors are held beside the products, `afterwards` when these are over;
+    what exceeds `kept_within` bytes of the basis is on disk.
     """
     dim, width = operand.shape[0], min(width, max(1, count))
     item = _itemsize(operand)
@@ -292,9 +297,9 @@ def _products(
     blocks = count / width
     seconds = blocks * (one.seconds + width * orthogonal * 2 * product_seconds())
     recorded = max(0, one.device_bytes - 3 * width * dim * item)
-    held = max(
-        one.device_bytes + basis * dim * item, recorded + afterwards * dim * item
-    )
+    whole = basis * dim * item
+    kept = whole if kept_within is None else min(whole, kept_within)
+    held = max(one.device_bytes + kept, recorded + afterwards * dim * item)
     on_host = held if one.host_bytes or not found else 0
     step = Step(
         name=name,
@@ -305,7 +310,8 @@ def _products(
         backward=blocks * one.backward,
         flops=blocks * (one.flops + width * orthogonal),
         device_bytes=held,
-        host_bytes=min(on_host, resolve(None)),
+        host_bytes=on_host,
+        disk_bytes=whole - kept,
         seconds=seconds,
         at_most=seconds * most / count,
     )

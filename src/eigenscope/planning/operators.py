@@ -146,7 +146,7 @@ def product_job(operator: LinearOperator, num_vectors: int) -> Job:
         call_on=call_on,
         kept_bytes=lambda m: vectors if m else 0,
         chunk=chunk_of(operator),
-        budget=resolve(None),
+        budget=resolve(memory_of(operator)),
         backward=float(backward_of(operator) * num_vectors),
         again=True,
         is_shared=True,
@@ -155,6 +155,8 @@ def product_job(operator: LinearOperator, num_vectors: int) -> Job:
 
 def memory_of(operator: LinearOperator) -> str | int | None:
     """Return the budget that an operator was given, None for the usual one."""
+    if isinstance(operator, CurvatureOperator):
+        return operator.products.memory
     has_own = isinstance(operator, NTK | Gram | InputJacobian | ParameterJacobian)
     return operator.memory if has_own else None
 
@@ -303,10 +305,11 @@ def _written_kernel_bytes(operator: NTK) -> Callable[[int], int]:
 def _gram_bytes(operator: Gram, total: int) -> Callable[[int], int]:
     rows, columns = operator.factor.shape
     item, size = operator.dtype.itemsize, operator.shape[0]
+    budget = resolve(operator.memory)
 
     def kept(m: int) -> int:
         own = (size * m // total if operator.side == "rows" else size) ** 2 * item
-        panel = min(rows * columns * item * m // total, max(0, resolve(None) - own))
+        panel = min(rows * columns * item * m // total, max(0, budget - own))
         return own + panel
 
     return kept

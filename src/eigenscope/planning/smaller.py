@@ -76,18 +76,23 @@ def _(operator: ParameterJacobian, problem: Problem) -> LinearOperator:
 
 @on_first.register
 def _(operator: NTK, problem: Problem) -> LinearOperator:
-    return NTK(problem, outputs=operator.outputs, method=operator.method)
+    return NTK(
+        problem,
+        outputs=operator.outputs,
+        method=operator.method,
+        memory=operator.memory,
+    )
 
 
 @on_first.register(Hessian)
 @on_first.register(GaussNewton)
 def _(operator: Hessian | GaussNewton, problem: Problem) -> LinearOperator:
-    return type(operator)(problem)
+    return type(operator)(problem, memory=operator.products.memory)
 
 
 @on_first.register
 def _(operator: Fisher, problem: Problem) -> LinearOperator:
-    return Fisher(problem, kind=operator.kind)
+    return Fisher(problem, kind=operator.kind, memory=operator.products.memory)
 
 
 @problem_of.register
@@ -99,7 +104,10 @@ def _(operator: Gram) -> Problem | None:
 def _(operator: Gram, problem: Problem) -> LinearOperator:
     factor = on_first(operator.factor, problem)
     return Gram(
-        cast("InputJacobian", factor), side=operator.side, accumulate=None, memory=None
+        cast("InputJacobian", factor),
+        side=operator.side,
+        accumulate=None,
+        memory=operator.memory,
     )
 
 
