@@ -82,23 +82,22 @@ def test_a_lightning_training_is_recorded_and_the_same_to_the_bit(tmp_path, by):
     with torch.random.fork_rng():
         _, expected = lightning_fit(tmp_path, None, by)
         with Run.create(tmp_path / "run", verb="train", arguments={}) as run:
-            schedule = es.Schedule.every(1 if by == "epoch" else 4)
+            schedule = es.Schedule.every(1 if by == "epoch" else 3)
             recorder = es.Recorder(run, measures(), schedule=schedule)
             trainer, found = lightning_fit(tmp_path, recorder, by)
         trainer.save_checkpoint(tmp_path / "saved" / "epoch=2-step=9.ckpt")
-    numbers = (0, 1, 2, 3) if by == "epoch" else (0, 4, 8)
+    numbers = (0, 1, 2, 3) if by == "epoch" else (0, 3, 6, 9)
     assert recorder.history().numbers == numbers
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
-    if by == "epoch":  # the checkpoint that Lightning wrote gives the same
-        with Run.create(tmp_path / "series", verb="series", arguments={}) as run:
-            late = es.record_series(
-                run, net(), tmp_path / "saved", measures(), counter="epoch"
-            )
-        spectra = recorder.history().spectra("jacobian")
-        assert late.spectra("jacobian")[2].values.tolist() == (
-            spectra[3].values.tolist()
-        )
+    # the checkpoint that Lightning wrote, which counts epochs from 0, gives the same
+    with Run.create(tmp_path / "series", verb="series", arguments={}) as run:
+        late = es.record_series(
+            run, net(), tmp_path / "saved", measures(), counter=by
+        ).spectra("jacobian")
+    (last,) = late.values()
+    found = recorder.history().spectra("jacobian")[numbers[-1]]
+    assert last.values.tolist() == found.values.tolist()
 
 
 class Classifier(nn.Module):
@@ -146,10 +145,10 @@ def test_a_hugging_face_training_is_recorded_and_the_same_to_the_bit(tmp_path, b
     with torch.random.fork_rng():
         expected = transformers_train(tmp_path, None, by)
         with Run.create(tmp_path / "run", verb="train", arguments={}) as run:
-            schedule = es.Schedule.every(1 if by == "epoch" else 4)
+            schedule = es.Schedule.every(1 if by == "epoch" else 3)
             recorder = es.Recorder(run, measures(), schedule=schedule)
             found = transformers_train(tmp_path, recorder, by)
-    numbers = (0, 1, 2, 3) if by == "epoch" else (0, 4, 8)
+    numbers = (0, 1, 2, 3) if by == "epoch" else (0, 3, 6, 9)
     assert recorder.history().numbers == numbers
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
@@ -157,11 +156,14 @@ def test_a_hugging_face_training_is_recorded_and_the_same_to_the_bit(tmp_path, b
         with Run.create(tmp_path / "series", verb="series", arguments={}) as run:
             late = es.record_series(run, net(), tmp_path / "hf", measures())
         assert late.numbers == (3, 6, 9)
+        recorded = recorder.history().spectra("jacobian")
+        for number, spectrum in late.spectra("jacobian").items():
+            assert spectrum.values.tolist() == recorded[number].values.tolist()
 
 
 @pytest.mark.peer
 @pytest.mark.filterwarnings("ignore")  # of the imports
-def test_an_epoch_that_is_cut_short_is_none(tmp_path):
+def test_epochs_cut_short_and_other_processes_are_not_recorded(tmp_path):
     transformers: Any = importlib.import_module("transformers")
     with Run.create(tmp_path / "run", verb="train", arguments={}) as run:
         recorder = es.Recorder(run, measures())
@@ -170,6 +172,10 @@ def test_an_epoch_that_is_cut_short_is_none(tmp_path):
             state = transformers.TrainerState(epoch=epoch, global_step=1)
             callback.on_epoch_end(None, state, None, model=net())
             assert recorder.history().numbers == ((1,) if epoch < 1.99995 else (1, 2))
+        other = transformers.TrainerState(epoch=3.0, is_world_process_zero=False)
+        callback.on_epoch_end(None, other, None, model=net())  # another process
+        callback.on_train_begin(None, other, None, model=net())
+    assert recorder.history().numbers == (1, 2)
 
 
 @pytest.mark.peer
