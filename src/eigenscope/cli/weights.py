@@ -11,7 +11,7 @@ from eigenscope.cli.problems import problem_of
 from eigenscope.cli.tables import terminal_table
 from eigenscope.estimators import weight_spectra
 from eigenscope.plots import comparison_figure, save_figure
-from eigenscope.report.matching import require_no_run
+from eigenscope.report.matching import make_output_folder, require_no_run
 from eigenscope.report.training_numbers import WEIGHT_KEYS, tail_fits, weight_row
 from eigenscope.store import write_atomically
 
@@ -30,7 +30,7 @@ def run_weights(options: WeightsOptions) -> None:
         weight_row(name, found, fits[name].get(options.xmin))
         for name, found in spectra.items()
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_output_folder(options.out)
     for number, found in enumerate(spectra.values()):
         found.save(options.out / f"spectrum_{number:03d}.npz")
     text = io.StringIO()

@@ -11,7 +11,7 @@ from eigenscope.experiments import SpectrumResult, load_jacobian_results
 from eigenscope.experiments.stored_results import require_results_fit
 from eigenscope.plots import comparison_figure, save_figure
 from eigenscope.report.jacobian import recorded_p_value
-from eigenscope.report.matching import require_no_run
+from eigenscope.report.matching import make_output_folder
 from eigenscope.report.page import PageFigure, Table, write_page
 from eigenscope.report.runs import open_runs
 from eigenscope.store import Run, write_atomically
@@ -165,8 +165,7 @@ def write_comparison(comparison: Comparison, out: Path, *, title: str) -> Path:
     Raises:
         FileExistsError: If the folder is a run, whose own page would be lost.
     """
-    require_no_run(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_output_folder(out)
     pairs = list(zip(comparison.labels, comparison.results, strict=True))
     figure = comparison_figure(
         {label: result.spectrum for label, result in pairs},

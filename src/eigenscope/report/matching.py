@@ -24,6 +24,7 @@ from eigenscope.plots.matching import (
     summed_figure,
 )
 from eigenscope.store import Run, write_atomically
+from eigenscope.store.files import PARTIAL_SUFFIX
 from eigenscope.training import History
 
 MATCH_HEADER = (
@@ -94,8 +95,7 @@ def write_match(
     Raises:
         FileExistsError: If the folder is a run.
     """
-    require_no_run(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_output_folder(out)
     written = [
         _table(out / "distances.csv", _DISTANCES, _distance_rows(matches)),
         _table(out / "summary.csv", _SUMMARY, _summary_rows(matches)),
@@ -130,6 +130,21 @@ def write_match(
         save_figure(figure, out / name)
         written.append(out / name)
     return written
+
+
+def make_output_folder(out: Path) -> None:
+    """Make a folder for figures of several runs, without what killed writers left.
+
+    Args:
+        out: The folder; what else is there stays.
+
+    Raises:
+        FileExistsError: If it is the folder of a run.
+    """
+    require_no_run(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in out.glob(f".*{PARTIAL_SUFFIX}"):
+        path.unlink(missing_ok=True)
 
 
 def require_no_run(out: Path) -> None:

@@ -16,7 +16,7 @@ from eigenscope.plots.trainings import (
     evolution_figure,
     panels_figure,
 )
-from eigenscope.report.matching import require_no_run
+from eigenscope.report.matching import make_output_folder
 from eigenscope.report.training_numbers import (
     CLASS_KEYS,
     JACOBIAN,
@@ -91,8 +91,7 @@ def write_trainings(trainings: Sequence[Training], out: Path) -> list[Path]:
     Raises:
         FileExistsError: If the folder is a run.
     """
-    require_no_run(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_output_folder(out)
     tables = {
         "trainings.csv": [TRAININGS_KEYS, *(training.row() for training in trainings)],
         "series.csv": [("run", "epoch", "quantity", "value"), *_series(trainings)],
