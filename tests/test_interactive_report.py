@@ -192,7 +192,7 @@ def test_spectra_of_a_verb_of_ones_own_are_shown_by_their_files(tmp_path):
     with es.Run.create(tmp_path / "own", verb="cosmos", arguments={}) as run:
         positive(1).save(run.results_path("spectrum_dark_matter.npz"))
         run.complete()
-    write_report([tmp_path / "own"], tmp_path / "r.html")
+    write_report([str(tmp_path / "own")], str(tmp_path / "r.html"))
     [curve] = panel(tmp_path / "r.html", "Cosmos")["curves"]
     assert curve["label"] == "dark_matter"
 

@@ -71,6 +71,13 @@ def test_the_same_run_again_needs_resume(tmp_path):
         make(tmp_path / "run")
 
 
+def test_a_folder_may_be_named_by_text(tmp_path):
+    name = str(tmp_path / "run")
+    Run.create(name, verb="ntk", arguments={}).close()
+    Run.resume(name, verb="ntk", arguments={}).close()
+    assert Run.open(name).path == tmp_path / "run"
+
+
 @pytest.mark.message
 @pytest.mark.parametrize(
     "content", ["", '{"verb": "jac', "[1]", '{"format_version": 1}']

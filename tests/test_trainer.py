@@ -47,11 +47,11 @@ def test_a_saved_state_goes_on_to_the_same_bits(tmp_path: Path, name: str, after
     torch.rand(5)  # what others draw plays no part
     model = network()
     second = Trainer(model, X, Y, plan=PLANS[name], seed=2)
-    second.load(tmp_path / "state.safetensors")
+    second.load(str(tmp_path / "state.safetensors"))
     assert second.epoch == after
     found += [second.run_epoch() for _ in range(6 - after)]
     assert found == expected
-    whole.save(tmp_path / "a")
+    whole.save(str(tmp_path / "a"))
     second.save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert not any(module.training for module in model.modules())

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -55,8 +56,8 @@ _CAPTIONS: Final = {
 
 
 def write_report(
-    paths: Sequence[Path],
-    out: Path,
+    paths: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
     *,
     title: str | None = None,
     memory: str | int | None = None,
@@ -81,6 +82,7 @@ def write_report(
             a run is damaged, or the results do not fit the budget.
         OSError: If a file cannot be read or written.
     """
+    out = Path(out)
     if out.is_dir():
         raise IsADirectoryError(
             f"a report is one file, and {out} is a folder; give --out "
@@ -89,7 +91,7 @@ def write_report(
     if out.suffix.lower() not in {".html", ".htm"}:
         raise ValueError(f"the file of a report must end in .html; got {out}.")
     plotly = str(require_extra("plotly.offline", "report").get_plotlyjs())
-    runs = open_runs(paths, purpose="a report")
+    runs = open_runs([Path(path) for path in paths], purpose="a report")
     require_results_fit(list(runs.values()), memory, purpose="report")
     contents = read_contents(runs)
     title = title or f"Spectra of {', '.join(contents.runs)}"

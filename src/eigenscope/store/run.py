@@ -1,5 +1,6 @@
 """A run: one job's folder, written by one process at a time and resumable."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -68,7 +69,7 @@ class Run:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: str | os.PathLike[str],
         *,
         verb: str,
         arguments: Mapping[str, JsonValue],
@@ -103,13 +104,14 @@ class Run:
             OSError: If the store cannot be reached.
         """
         group = current_ranks(ranks)
-        manifest, lock = begun(path, verb, arguments, settings or {}, store, group)
-        return cls(path, manifest, lock, ranks=group)
+        folder = Path(path)
+        manifest, lock = begun(folder, verb, arguments, settings or {}, store, group)
+        return cls(folder, manifest, lock, ranks=group)
 
     @classmethod
     def resume(
         cls,
-        path: Path,
+        path: str | os.PathLike[str],
         *,
         verb: str,
         arguments: Mapping[str, JsonValue],
@@ -136,9 +138,10 @@ class Run:
             BlockingIOError: If another process writes it.
         """
         group = current_ranks(ranks)
-        manifest, lock = taken_up(path, verb, arguments, group)
+        folder = Path(path)
+        manifest, lock = taken_up(folder, verb, arguments, group)
         try:
-            run = cls(path, manifest, lock, ranks=group)
+            run = cls(folder, manifest, lock, ranks=group)
             run._take_up()
         except BaseException:
             if lock is not None:
@@ -147,7 +150,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: str | os.PathLike[str]) -> "Run":
         """Read a run, complete or not, without locking it.
 
         Args:
@@ -160,7 +163,8 @@ class Run:
             FileNotFoundError: If the folder is not a run.
             ValueError: If its manifest is damaged or of a newer version.
         """
-        return cls(path, Manifest.load(path), None)
+        folder = Path(path)
+        return cls(folder, Manifest.load(folder), None)
 
     def __enter__(self) -> "Run":
         return self

@@ -1,6 +1,7 @@
 """A training that can be stopped after any epoch and goes on to the same bits."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -185,7 +186,7 @@ class Trainer:
         tensors = self._model.state_dict().values()
         return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, buffers, the optimizer's state and the epoch's number.
 
         Args:
@@ -197,9 +198,9 @@ class Trainer:
                 if isinstance(value, Tensor):
                     tensors[f"{_OPTIMIZER}{index}/{name}"] = value
         plain = {name: _on_its_own(tensor) for name, tensor in tensors.items()}
-        write_atomically(path, save(plain, metadata={_EPOCH: str(self.epoch)}))
+        write_atomically(Path(path), save(plain, metadata={_EPOCH: str(self.epoch)}))
 
-    def load(self, path: Path) -> None:
+    def load(self, path: str | os.PathLike[str]) -> None:
         """Take up what `save` wrote.
 
         Args:
