@@ -129,6 +129,7 @@ def test_figures_tables_and_films_are_written(capsys):
     planted("all/second", third, model="other")  # a study may hold other networks
     found = as_json(capsys, "match", "all", "--scale", "none", "--animate")
     assert [row["peak_epoch"] for row in found["runs"]] == [2, 1]
+    assert all(key.isidentifier() for row in found["runs"] for key in row)
     names = {Path(file).name for file in found["files"]}
     assert {"match_distros_wasserstein.png", "match_distros_peak.png"} <= names
     for name in names:

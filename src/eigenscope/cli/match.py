@@ -1,6 +1,7 @@
 """`eigenscope match`: layers' spectra against the full one, through training."""
 
 import json
+import re
 
 from eigenscope.cli.options import MatchOptions
 from eigenscope.cli.tables import terminal_table
@@ -27,7 +28,7 @@ def run_match(options: MatchOptions) -> None:
     )
     rows = match_rows(matches, options.scale)
     if options.json:
-        keys = [name.replace(", ", "_").replace(" ", "_") for name in MATCH_HEADER]
+        keys = [re.sub(r"\W+", "_", n.replace("/", "over")) for n in MATCH_HEADER]
         found = [dict(zip(keys, row, strict=True)) for row in rows]
         files = [str(path) for path in written]
         print(json.dumps({"runs": found, "files": files}, indent=2))
