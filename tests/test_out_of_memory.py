@@ -222,7 +222,9 @@ def half_squares(z, y):
     return (z - nn.functional.one_hot(y, 3)).square().sum(1).mean()
 
 
-@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), half_squares], ids=str)
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(), half_squares], ids=["CE", "own"]
+)
 def test_a_risk_goes_on_in_smaller_parts(problem, full_device, loss):
     first = problem.batches.first(N)
     whole = es.Problem(problem.model, (first.inputs, first.targets), loss=loss)
