@@ -162,6 +162,22 @@ def test_the_vectors_of_a_trace_are_counted(method, count):
     assert made.backward / 4 / 2 == count
 
 
+@pytest.mark.parametrize("method", ["slq", "kpm"])
+@pytest.mark.parametrize("outer", [0, 20])
+def test_the_vectors_of_a_density_are_counted(method, outer):
+    problem = es.Problem(
+        nn.Linear(1000, 50),
+        (torch.ones(4, 1000), torch.arange(4)),
+        loss=nn.CrossEntropyLoss(),
+    )
+    options: dict[str, Any] = {"method": method, "num_outer": outer, "tolerance": 0}
+    options |= {"max_probes": 8, "max_steps": 6}
+    made = es.plan(es.spectrum, es.Hessian(problem), effort=BRIEF, **options)
+    with Counting(CPU) as counted:
+        es.spectrum(es.Hessian(problem), **options)
+    assert made.host_bytes == pytest.approx(counted.peak, rel=0.15)
+
+
 def test_a_verification_takes_the_products_that_are_planned(images):
     operator = es.GaussNewton(problem_of(images[:20]))
     made = es.plan(es.verify, operator, effort=BRIEF)

@@ -44,7 +44,9 @@ Found = tuple[list[Step], list[Alternative], tuple[Measurement, ...]]
 _TOGETHER: Final = 8
 _TYPICAL_STEPS: Final = 48
 _PRODUCTS_PER_PAIR: Final = 12
-_CHECKING, _SIGN_CHECKING, _CHECKED_TOGETHER = 32, 28, 4
+_OUTER_PER_PAIR, _NARROWER = 4, 18  # three copies of blocks of 2 instead of 8
+_CHEBYSHEV_VECTORS: Final = 6
+_CHECKING, _SIGN_CHECKING, _CHECKED_TOGETHER, _COPIES_CHECKED = 32, 28, 4, 12
 
 
 def _spectrum(options: Options, effort: float) -> Found:
@@ -154,7 +156,7 @@ def _verify(options: Options, effort: float) -> Found:
         count=_CHECKING,
         most=_CHECKING + _SIGN_CHECKING,
         width=_CHECKED_TOGETHER,
-        basis=4 * _CHECKED_TOGETHER,
+        basis=_COPIES_CHECKED * _CHECKED_TOGETHER,
     )
     return [step], [], found
 
@@ -249,11 +251,16 @@ def _sampled(
 
 
 def _sampled_vectors(vector_bytes: int, outer: int, num_steps: int, method: str) -> int:
-    """Return the vectors that are held of outer pairs and probes, in whole panels."""
-    found = outer + _in_panels(outer, vector_bytes)
-    if method != "slq":
-        return found + 7 * _TOGETHER
-    return found + _TOGETHER * (4 + _in_panels(num_steps, _TOGETHER * vector_bytes))
+    """Return the vectors that are held beside a product, in whole panels.
+
+    Outer pairs come first; few of their Krylov space are kept beside the probes.
+    """
+    kept = outer // _OUTER_PER_PAIR
+    if method == "slq":
+        probes = _TOGETHER * (4 + _in_panels(num_steps, _TOGETHER * vector_bytes))
+    else:
+        probes = _CHEBYSHEV_VECTORS * _TOGETHER
+    return kept + max(_in_panels(outer, vector_bytes) - _NARROWER, probes)
 
 
 def _in_panels(count: int, vector_bytes: int) -> int:
