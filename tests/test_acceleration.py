@@ -309,7 +309,7 @@ def test_autocast_gives_the_jacobian_of_the_cast_network():
 
 
 def test_the_chunk_holds_no_more_rows_than_memory(monkeypatch):
-    monkeypatch.setattr("eigenscope.jacobian.chunks.resolve", lambda _: 4 * 5000)
+    monkeypatch.setattr("eigenscope.jacobian.inputs.resolve", lambda _: 4 * 5000)
     case = zoo.make("mlp")
     engine = InputJacobianEngine(es.Problem(case.model, case.batches))
     # Rows of one sample twice, 2 · 4 · 6 · 8 bytes, and its activations of 160 bytes.

@@ -348,7 +348,7 @@ def test_dense_forms_have_a_budget_or_what_is_free(problem, monkeypatch):
         free = make(problem)
         least = free.shape[0] * free.shape[1] * 8
         assert torch.equal(make(problem, memory=least).dense(), free.dense())
-        assert es.plan(make(problem, memory=3 * least).dense, effort=1e-3).fits
+        assert es.plan(make(problem, memory=6 * least).dense, effort=1e-3).fits
         said = rf"the dense form of .* memory={least} .* or above, write it to a run"
         with pytest.raises(ValueError, match=said):
             make(problem, memory=least - 1).dense()
