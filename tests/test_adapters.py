@@ -165,16 +165,18 @@ def test_a_hugging_face_training_is_recorded_and_the_same_to_the_bit(tmp_path, b
 @pytest.mark.filterwarnings("ignore")  # of the imports
 def test_epochs_cut_short_and_other_processes_are_not_recorded(tmp_path):
     transformers: Any = importlib.import_module("transformers")
+    given = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    control = transformers.TrainerControl()
     with Run.create(tmp_path / "run", verb="train", arguments={}) as run:
         recorder = es.Recorder(run, measures())
         callback = es.transformers_callback(recorder, by="epoch")
         for epoch in (1.0, 1.9999, 2 - 1e-9, 2.67):  # the last by `max_steps`
             state = transformers.TrainerState(epoch=epoch, global_step=1)
-            callback.on_epoch_end(None, state, None, model=net())
+            callback.on_epoch_end(given, state, control, model=net())
             assert recorder.history().numbers == ((1,) if epoch < 1.99995 else (1, 2))
         other = transformers.TrainerState(epoch=3.0, is_world_process_zero=False)
-        callback.on_epoch_end(None, other, None, model=net())  # another process
-        callback.on_train_begin(None, other, None, model=net())
+        callback.on_epoch_end(given, other, control, model=net())  # another process
+        callback.on_train_begin(given, other, control, model=net())
     assert recorder.history().numbers == (1, 2)
 
 
