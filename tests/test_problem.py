@@ -182,6 +182,7 @@ def test_a_model_without_parameters_keeps_the_dtype_of_the_data():
     assert es.Problem(nn.Tanh(), INPUTS.double()).dtype == torch.float64
 
 
+@pytest.mark.message
 def test_the_random_states_are_the_callers_between_batches(model):
     found = es.Problem(model, Reiterable())
     torch.rand(3)

@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 
 from eigenscope.plots.style import INK, looks, new_figure, tick_log_axis
 
@@ -213,7 +213,7 @@ def _move(name: Annotation, side: tuple[int, int], row: int) -> None:
     name.set(ha=_ANCHORS[x], va=_LEVELS[y])
 
 
-def _overlap(box: Bbox, others: Sequence[_Taken], inside: Bbox) -> float:
+def _overlap(box: Bbox, others: Sequence[_Taken], inside: BboxBase) -> float:
     """Return the area of a box that others take, weighed, or that is outside."""
     area = box.width * box.height
     within = Bbox.intersection(box, inside)
