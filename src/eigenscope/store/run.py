@@ -15,12 +15,7 @@ from eigenscope.store.arrays import TiledArray
 from eigenscope.store.files import remove_files
 from eigenscope.store.folder import ARRAYS, FIGURES, RESULTS, Lock, plain_name
 from eigenscope.store.layout import METADATA, Layout, create_group
-from eigenscope.store.manifest import (
-    Manifest,
-    changed_values,
-    plain_json,
-    resumption,
-)
+from eigenscope.store.manifest import Manifest, changed_values, plain_json, resumption
 from eigenscope.store.objects import place_at
 from eigenscope.store.opening import begun, taken_up
 from eigenscope.store.record import Record
