@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import pytest
 
 from eigenscope.cli import main
@@ -189,17 +188,13 @@ def files_of(path: Path) -> list[Path]:
 
 
 def numbers_of(path: Path) -> dict[str, bytes]:
-    """Every tile of a run and every spectrum, bit for bit; and its results."""
-    arrays = path / "arrays.zarr"
+    """Every file of arrays and results of a run, byte for byte; and its numbers."""
     found = {
-        str(file.relative_to(arrays)): file.read_bytes()
-        for file in arrays.rglob("*")
+        str(file.relative_to(path)): file.read_bytes()
+        for folder in ("arrays.zarr", "results")
+        for file in (path / folder).rglob("*")
         if file.is_file()
     }
-    for file in (path / "results").glob("*.npz"):
-        with np.load(file) as saved:  # the header holds seconds
-            names = sorted(set(saved.files) - {"_header"})
-            found[file.name] = b"".join(saved[name].tobytes() for name in names)
     results = dict(Run.open(path).results)
     found["results"] = json.dumps(results, sort_keys=True).encode()
     return found

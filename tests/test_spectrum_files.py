@@ -39,6 +39,18 @@ def test_a_spectrum_comes_back_bit_for_bit(tmp_path_factory, values, zeros, prov
     assert [file.name for file in path.parent.iterdir()] == ["one"]
 
 
+def test_equal_spectra_are_equal_files_but_for_the_time_they_took(tmp_path):
+    for kind, seconds in (("whole", 1.5), ("resumed", 0.25)):
+        made = {"method": "slq", "seconds": seconds}
+        found = Spectrum.from_eigenvalues([1.0, 2.0], provenance=made)
+        found.save(tmp_path / f"{kind}.npz", wall_time=False)
+        assert Spectrum.load(tmp_path / f"{kind}.npz").provenance == {"method": "slq"}
+        found.save(tmp_path / "own.npz")
+        assert Spectrum.load(tmp_path / "own.npz").provenance == made
+    whole, resumed = (tmp_path / f"{kind}.npz" for kind in ("whole", "resumed"))
+    assert whole.read_bytes() == resumed.read_bytes()
+
+
 def test_nothing_in_the_file_is_pickled(tmp_path):
     path = tmp_path / "spectrum.npz"
     spectrum_of(1.0, 2.0).save(path)

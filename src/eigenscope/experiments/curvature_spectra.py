@@ -234,7 +234,7 @@ def _write_spectrum(
             run=run,
             name=f"estimate_{name}",
         )
-        run.keep(path, found.save)
+        run.keep(path, partial(found.save, wall_time=False))
 
 
 def _record_numbers(run: Run, name: Curvature) -> None:

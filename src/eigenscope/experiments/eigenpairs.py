@@ -1,5 +1,6 @@
 """Eigenpairs of a matrix in a run, computed once."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,4 +59,4 @@ def write_eigenpairs(
             run=run,
             name=stage,
         )
-        run.keep(path, pairs.save)
+        run.keep(path, partial(pairs.save, wall_time=False))

@@ -50,7 +50,12 @@ def write_eigenpairs(
         floor *= math.sqrt(max(jacobian.shape) / min(jacobian.shape))
     count = min(num_vectors, int(np.sum(found.values > floor)))
     if count:
-        run.keep(path, lambda p: top_eigenpairs(matrix, count, memory=memory).save(p))
+
+        def save(target: Path) -> None:
+            pairs = top_eigenpairs(matrix, count, memory=memory)
+            pairs.save(target, wall_time=False)
+
+        run.keep(path, save)
 
 
 def read_eigenpairs(run: Run, name: str) -> Eigenpairs | None:

@@ -136,6 +136,6 @@ def keep_spectrum(
             memory=memory,
             run=run,
             name=f"estimate_{path.stem}",
-        ).save(target)
+        ).save(target, wall_time=False)
 
     run.keep(path, save)

@@ -13,7 +13,7 @@ from eigenscope.store import Run
 _SPECTRUM_HEADER: Final = (
     *("run", "of", "spectrum", "epoch or step", "D", "λ_max", "λ_min", "trace"),
     *("effective rank", "noise floor", "W1 error", "converged", "method"),
-    *("dtype", "products", "seconds"),
+    *("dtype", "products"),
 )
 _NUMBER_HEADER: Final = (
     *("run", "name", "first", "last", "± stderr", "least", "at", "largest", "at "),
@@ -126,7 +126,7 @@ def _row(spectra: Mapping[int | None, Spectrum]) -> tuple[object, ...]:
         found.noise_floor,
         found.error,
         found.converged,
-        *(made.get(name) for name in ("method", "dtype", "num_matvecs", "seconds")),
+        *(made.get(name) for name in ("method", "dtype", "num_matvecs")),
     )
 
 

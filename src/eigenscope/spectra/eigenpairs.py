@@ -57,16 +57,19 @@ class Eigenpairs:
     def __len__(self) -> int:
         return len(self.values)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, wall_time: bool = True) -> None:
         """Write one NumPy archive with a format version, all or nothing.
 
         Args:
             path: The file's name, taken as it is.
+            wall_time: Whether the seconds it took are part of the file. Runs keep them
+                in their manifest alone, so that equal pairs are equal files.
         """
+        made = self.provenance if wall_time else files.untimed(self.provenance)
         arrays = {name: getattr(self, name).cpu() for name in _ARRAYS}
         if arrays["vectors"].dtype == torch.bfloat16:  # NumPy has none
             arrays["vectors"] = arrays["vectors"].float()
-        header: dict[str, JsonValue] = {"provenance": self.provenance}
+        header: dict[str, JsonValue] = {"provenance": made}
         found = {name: array.numpy() for name, array in arrays.items()}
         files.write(Path(path), kind=_KIND, header=header, arrays=found)
 

@@ -14,6 +14,7 @@ from eigenscope.store import write_atomically
 
 FORMAT = "eigenscope"
 VERSION = 2
+_WALL_TIME = "seconds"  # the one entry of a provenance that no two computations share
 
 
 def write(
@@ -36,6 +37,18 @@ def write(
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **{"_header": encoded, **arrays})
     write_atomically(path, content.getvalue())
+
+
+def untimed(provenance: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return a provenance that is the same whenever and wherever it is computed.
+
+    Args:
+        provenance: How a result was made.
+
+    Returns:
+        All of it but the wall time.
+    """
+    return {name: value for name, value in provenance.items() if name != _WALL_TIME}
 
 
 def read(path: Path, *, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -356,7 +356,7 @@ class Spectrum:
             dimension=self.dimension,
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, wall_time: bool = True) -> None:
         """Write one NumPy archive with a format version, all or nothing.
 
         Nothing is pickled. The archive replaces a file of that name in one step, so
@@ -364,10 +364,13 @@ class Spectrum:
 
         Args:
             path: The file's name, taken as it is.
+            wall_time: Whether the seconds it took are part of the file. Runs keep them
+                in their manifest alone, so that equal spectra are equal files.
         """
+        made = self.provenance if wall_time else files.untimed(self.provenance)
         names = ("dimension", "exact", "noise_floor", "error", "converged")
         header: dict[str, JsonValue] = {name: getattr(self, name) for name in names}
-        header["provenance"] = self.provenance
+        header["provenance"] = made
         arrays = {"values": self.values, "weights": self.weights}
         if self.quadrature is not None:
             arrays |= self.quadrature.arrays()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -154,7 +155,8 @@ class Recorder:
         """Return the JSON that stands for a value; a spectrum goes to a file."""
         if isinstance(value, Spectrum):
             file = f"{record_name(number)}_{place:03d}.npz"
-            self._run.keep(self._run.results_path(file), value.save)
+            path = self._run.results_path(file)
+            self._run.keep(path, partial(value.save, wall_time=False))
             return {"spectrum": file}
         if isinstance(value, Estimated):
             return [plain_number(name, n) for n in (value.value, value.stderr)]
