@@ -14,40 +14,28 @@ from jaxtyping import Float
 from eigenscope._types import Components
 from eigenscope.analysis import decompose_by_class, fit_power_law
 from eigenscope.analysis.classwise import require_classes
-from eigenscope.budget import format_bytes, resolve
+from eigenscope.budget import resolve
 from eigenscope.estimators import spectrum, top_eigenpairs, verify
-from eigenscope.estimators.lapack import MOST_ROWS, peak_bytes
 from eigenscope.experiments.class_structure import PER_CLASS
 from eigenscope.experiments.curvature_spectra import CurvaturePlan, prepare_curvature
 from eigenscope.experiments.jacobian_spectra import JacobianPlan, prepare_jacobian
 from eigenscope.experiments.kernel_spectra import KernelPlan, prepare_kernels
+from eigenscope.experiments.matrix_costs import eigenvalue_step, gram_steps
 from eigenscope.experiments.records import write_small
 from eigenscope.experiments.tails import RULES, fit_tails, tail_numbers
 from eigenscope.kernels import conjugate_kernel
 from eigenscope.kernels.tangent import groups_of
 from eigenscope.operators import (
     NTK,
-    InputJacobian,
     ParameterJacobian,
     SymmetricOperator,
-    gram,
     layer_blocks,
 )
 from eigenscope.planning import Plan, Step, plan, plan_of_job
-from eigenscope.planning.factorizations import (
-    eigenvalue_flops,
-    eigenvalue_method,
-    eigenvalue_seconds,
-    product_seconds,
-)
 from eigenscope.planning.job import Job
 from eigenscope.problem import Problem
 from eigenscope.store import Run
 
-_TILE: Final = 2048
-_DISK_RATE: Final = 1e-9  # seconds for a byte, through the system's cache
-_OUTER, _TOGETHER, _TYPICAL_STEPS = 100, 8, 48
-_MOST_PROBES, _MOST_STEPS = 64, 256
 _LEAST_VALUES: Final = 256
 _TAIL_EFFORT: Final = 0.5
 _RUN_EFFORT: Final = 0.5
@@ -71,7 +59,9 @@ def jacobian_cost(problem: Problem, wanted: JacobianPlan, *, effort: float) -> P
     for output in wanted.outputs:
         for layout in wanted.layouts:
             name = f"{output}, {layout}"
-            parts += _gram_steps(jacobian.with_layout(layout), name, wanted)
+            is_derived = output != "logits"
+            matrix = jacobian.with_layout(layout)
+            parts += gram_steps(matrix, name, wanted, is_derived=is_derived)
     sizes = [min(jacobian.with_layout(chosen).shape) for chosen in wanted.layouts]
     count = len(wanted.outputs) * len(wanted.layouts)
     parts += tail_steps(max(sizes), wanted.num_replicas, count=count)
@@ -105,7 +95,9 @@ def kernel_cost(problem: Problem, wanted: KernelPlan, *, effort: float) -> Plan:
             kernel = _kernel(problem, wanted, kind)
             parts.append(plan(kernel.write, None, effort=each))
             size = kernel.shape[0]
-        parts.append(_eigenvalues(size, f"eigenvalues, {kind}", memory=wanted.memory))
+        parts.append(
+            eigenvalue_step(size, f"eigenvalues, {kind}", memory=wanted.memory)
+        )
     if wanted.components is not None:
         kernel = _kernel(problem, wanted, "trace")
         count = _num_components(problem, wanted.components)
@@ -298,77 +290,4 @@ def _kernel(problem: Problem, wanted: KernelPlan, kind: str) -> NTK:
         outputs="full" if kind == "full" else "trace",
         method=wanted.method,
         memory=wanted.memory,
-    )
-
-
-def _gram_steps(
-    jacobian: InputJacobian, name: str, wanted: JacobianPlan
-) -> list[Plan | Step]:
-    """Return the steps from rows on disk to a Gram matrix and its eigenvalues."""
-    rows, columns = jacobian.shape
-    matrix = gram(jacobian, side=wanted.side)
-    by_rows, size = matrix.side == "rows", matrix.shape[0]
-    inner = rows * columns // size
-    item = jacobian.dtype.itemsize
-    tile = min(_TILE, size)
-    passes = -(-size // tile) / 2 if by_rows else 1
-    flops = float(size) * size * inner
-    held = (3 * tile * inner if by_rows else size * tile) + tile * tile
-    reading = passes * rows * columns * item
-    product = Step(
-        name=f"Gram matrix, {name}",
-        method="tiles of one triangle",
-        reason=(
-            f"{matrix.side} are fewer: {size}"
-            if wanted.side == "auto"
-            else f"{size} {matrix.side}, as asked"
-        ),
-        flops=flops,
-        host_bytes=min(held * item, resolve(wanted.memory)),
-        disk_bytes=size * (size + 1) // 2 * item,
-        is_shared=True,
-        seconds=flops * product_seconds(jacobian.dtype) + reading * _DISK_RATE,
-    )
-    eigenvalues = _eigenvalues(
-        size,
-        f"eigenvalues, {name}",
-        num_vectors=wanted.num_vectors,
-        memory=wanted.memory,
-    )
-    return [product, eigenvalues]
-
-
-def _eigenvalues(
-    size: int, name: str, *, num_vectors: int = 0, memory: str | int | None
-) -> Step:
-    """Return the step of a stored matrix's spectrum, estimated if it does not fit."""
-    budget, rows = resolve(memory), min(size, MOST_ROWS)
-    needed = peak_bytes(rows, num_vectors=min(num_vectors, rows))
-    if size > MOST_ROWS or needed > budget:
-        return _from_tiles(size, name, needed)
-    return Step(
-        name=name,
-        method=eigenvalue_method(rows),
-        flops=eigenvalue_flops(size, num_vectors=num_vectors),
-        host_bytes=needed,
-        seconds=eigenvalue_seconds(size, num_vectors=num_vectors),
-    )
-
-
-def _from_tiles(size: int, name: str, needed: int) -> Step:
-    """Return the step of an estimate from products with tiles that are on disk."""
-    count = _OUTER + _TOGETHER * _TYPICAL_STEPS
-    blocks = count / _TOGETHER
-    flops = 2.0 * size * size * count
-    reading = blocks * size * size / 2 * 4
-    basis = 2 * (_OUTER + _TOGETHER * _TYPICAL_STEPS) * size * 4
-    seconds = 2 * flops * product_seconds(torch.float32) + reading * _DISK_RATE
-    return Step(
-        name=name,
-        method="slq from tiles",
-        reason=f"LAPACK would need {format_bytes(needed)}; {count} products expected",
-        flops=flops,
-        host_bytes=basis + _TILE * _TILE * 4,
-        seconds=seconds,
-        at_most=seconds * (_OUTER + _MOST_PROBES * _MOST_STEPS) / count,
     )

@@ -126,8 +126,8 @@ class ComputedBlocks(SampleBlocks):
         if wanted != self.engine.settings:
             repeated = ComputedBlocks(self.problem, settings=wanted)
             return repeated.write(run, name, memory=memory)
-        output = self.problem.output if callable(self.problem.output) else "logits"
-        array, raw_array = self._arrays(run, name, output, memory)
+        output = self._stored_output()
+        array, raw_array = self._arrays(run, name, memory)
         either = [
             *run.ranks.from_first(array.missing),
             *run.ranks.from_first(raw_array.missing),
@@ -141,13 +141,13 @@ class ComputedBlocks(SampleBlocks):
         return StoredBlocks(array, raw_array, output=self.problem.output)
 
     def _arrays(
-        self, run: Run, name: str, output: OutputSpec, memory: str | int | None
+        self, run: Run, name: str, memory: str | int | None
     ) -> tuple[TiledArray, TiledArray]:
         """Make the arrays of Jacobians and raw outputs, or open them again."""
-        num_outputs = self.problem.with_output(output).num_outputs
-        shape = (self.num_samples, num_outputs, self.input_dim)
+        output = self._stored_output()
+        shape = (self.num_samples, self._stored_outputs(), self.input_dim)
         cut = run.ranks.from_first(lambda: run.tile_shape(name))
-        tile = cut[0] if cut else self._tile(num_outputs, resolve(memory))
+        tile = cut[0] if cut else self.tile_samples(resolve(memory))
         dtype = str(self.dtype).removeprefix("torch.")
         raw_shape = self.problem.raw_shape
         array = run.array(
@@ -169,6 +169,13 @@ class ComputedBlocks(SampleBlocks):
         )
         return array, raw_array
 
+    def _stored_output(self) -> OutputSpec:
+        """Return the output that is written: logits for all named ones."""
+        return self.problem.output if callable(self.problem.output) else "logits"
+
+    def _stored_outputs(self) -> int:
+        return self.problem.with_output(self._stored_output()).num_outputs
+
     def _callable_name(self) -> str:
         """Return a name that tells a callable from others by its first Jacobian."""
         batch = self.problem.batches.first(1)
@@ -177,9 +184,17 @@ class ComputedBlocks(SampleBlocks):
         digest = hashlib.blake2b(block.cpu().numpy().tobytes(), digest_size=8)
         return f"callable {digest.hexdigest()}"
 
-    def _tile(self, num_outputs: int, budget: int) -> int:
-        """Return the samples of a tile, whole chunks of them where these fit."""
+    def tile_samples(self, budget: int) -> int:
+        """Return the samples of a tile, whole chunks of them where these fit.
+
+        Args:
+            budget: Bytes of memory to use.
+
+        Returns:
+            Samples, maybe more than there are.
+        """
         chunk = self.engine.settings.chunk_size
+        num_outputs = self._stored_outputs()
         sample_bytes = num_outputs * self.input_dim * self.dtype.itemsize
         # A Gram matrix is made of three tiles in memory.
         fitting = rows_within(budget, 4 * sample_bytes)

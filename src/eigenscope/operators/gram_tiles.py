@@ -101,7 +101,23 @@ def _tile_size(
     if side == "columns":
         return min(_TILE, columns)
     unit = min(source.array.tile_shape[0] * jacobian.rows_per_sample, rows)
-    row_bytes = columns * source.dtype.itemsize
+    return rows_of_tile(unit, columns * source.dtype.itemsize, budget)
+
+
+def rows_of_tile(unit: int, row_bytes: int, budget: int) -> int:
+    """Return about 2048 rows of a Gram matrix of rows, in whole units.
+
+    Args:
+        unit: Rows of a tile of the Jacobian.
+        row_bytes: Bytes of one of them.
+        budget: Bytes of memory to use.
+
+    Returns:
+        Rows, maybe more than there are.
+
+    Raises:
+        ValueError: If the budget does not hold two tiles' rows.
+    """
     fitting = (budget - unit * row_bytes) // (2 * row_bytes) // unit * unit
     if fitting < unit:
         raise ValueError(
@@ -134,7 +150,7 @@ def _write_row_side(
     tile, per_sample = array.tile_shape[0], jacobian.rows_per_sample
     shape = (-(-tile // per_sample), *source.shape[1:])
     left = torch.empty(shape, dtype=source.dtype)
-    right = torch.empty(shape, dtype=source.dtype)
+    right = torch.empty_like(left) if array.grid[0] > 1 else left
     product = torch.empty(tile, tile, dtype=accumulate)
 
     def read(number: int, buffer: Tensor) -> Tensor:

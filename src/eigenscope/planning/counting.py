@@ -1,6 +1,7 @@
 """Counting flops, and the bytes of the tensors that are alive, while something runs."""
 
 import gc
+from array import array
 from collections.abc import Sequence
 from typing import Any, cast, final
 
@@ -80,6 +81,7 @@ class Counting(TorchDispatchMode):
     Attributes:
         peak: The most bytes at one time so far.
         flops: Multiplications and additions so far.
+        course: Bytes after each operation so far; of a CPU only.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Counting(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self.flops = 0
+        self.course = array("q")
         self._device = device
         self._before = 0
         self._now = 0
@@ -136,6 +139,7 @@ class Counting(TorchDispatchMode):
                     self._meet(leaf)
             self._forget_the_dead()
             self.peak = max(self.peak, self._now)
+            self.course.append(self._now)
         return result
 
     def _meet(self, tensor: Tensor) -> None:

@@ -158,6 +158,10 @@ class Job:
         return other + each_pair * self.num_samples**2
 
     def _peak(self, found: tuple[Measurement, ...], size: int) -> int:
+        """Return the most of what is done once, and of the work on some samples."""
+        return max(found[-1].start, self._working_peak(found, size))
+
+    def _working_peak(self, found: tuple[Measurement, ...], size: int) -> int:
         """Return what is kept of some samples, and the largest beside it."""
         if found[-1].size == size:
             return found[-1].bytes

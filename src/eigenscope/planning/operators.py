@@ -23,6 +23,7 @@ from eigenscope.operators import (
     ParameterJacobian,
     StoredGram,
 )
+from eigenscope.operators.computed_blocks import ComputedBlocks
 from eigenscope.operators.curvature import CurvatureOperator
 from eigenscope.operators.curvature_products import LARGEST_CHUNK
 from eigenscope.operators.kernel_tiles import tile_engine
@@ -58,7 +59,7 @@ def job_of_method(
             "to rehearse; plan what is computed from it: es.plan(es.spectrum, op)."
         )
     call = _writing if method == "write" else _calling(method, options)
-    kept = _kept_bytes(operator, method, _num_vectors(options))
+    kept = _kept_bytes(operator, method, options)
     return Job(
         name=f"{type(operator).__name__}.{method}",
         method=_how(operator),
@@ -261,7 +262,7 @@ def _num_vectors(options: dict[str, Any]) -> int:
 
 
 def _kept_bytes(
-    operator: LinearOperator, method: str, num_vectors: int
+    operator: LinearOperator, method: str, options: dict[str, Any]
 ) -> Callable[[int], int]:
     """Return bytes of the result, and of rows that are held beside it, by samples."""
     total = cast("Problem", problem_of(operator)).num_samples
@@ -270,8 +271,9 @@ def _kept_bytes(
     if method == "write" and isinstance(operator, NTK):
         return _written_kernel_bytes(operator)
     if method == "write":
-        return nothing
+        return _written_rows_bytes(operator, resolve(options.get("memory")))
     if method != "dense":
+        num_vectors = _num_vectors(options)
         is_transposed = method in {"multiply_transpose", "squared_column_norms"}
         size = (columns if is_transposed else rows) * num_vectors * item
         if is_transposed or isinstance(operator, CurvatureOperator):
@@ -286,6 +288,17 @@ def _kept_bytes(
     if isinstance(operator, InputJacobian | ParameterJacobian):
         return lambda m: rows * columns * item * m // total
     return lambda m: rows * columns * item if m else 0
+
+
+def _written_rows_bytes(operator: LinearOperator, budget: int) -> Callable[[int], int]:
+    """Return bytes of a tile of an input Jacobian, its rows and its samples."""
+    source = operator.source if isinstance(operator, InputJacobian) else None
+    if not isinstance(source, ComputedBlocks):
+        return nothing
+    _, outputs, entries = source.shape
+    row = (outputs + 1) * entries * source.dtype.itemsize
+    samples = source.tile_samples(budget)
+    return lambda m: min(m, samples) * row
 
 
 def _written_kernel_bytes(operator: NTK) -> Callable[[int], int]:

@@ -3,7 +3,7 @@
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
 import numpy as np
@@ -15,7 +15,7 @@ from eigenscope.planning.counting import Bystanders, Counting
 
 EFFORT: Final = 4.0
 """Seconds that a rehearsal takes, roughly."""
-_SHORT, _LONG = 0.2, 1.5
+_SHORT, _LONG = 0.2, 4.0
 _MOST_RUNS: Final = 5
 _GROWTH: Final = 8
 
@@ -31,6 +31,9 @@ class Measurement:
         flops: Multiplications and additions.
         bytes: The most that tensors made by the call took at one time.
         held: What they still took when the call was over and its result dropped.
+        start: The most that they took where no sample counts, as `parted` tells; then
+            `bytes` are those of the rest.
+        course: Bytes after every operation.
     """
 
     size: int
@@ -38,6 +41,8 @@ class Measurement:
     flops: float
     bytes: int
     held: int
+    start: int = 0
+    course: Sequence[int] = field(default=(), repr=False)
 
 
 Sized = Callable[[int], Callable[[], object]]
@@ -91,7 +96,42 @@ def rehearse(
         whole = min(chunk, num_samples)
         if size < whole and found[-1].seconds * 3 * whole / size < 4 * effort:
             found.append(measure(call_on, size=whole, device=device, **options))
-    return tuple(found)
+    return parted(found)
+
+
+def parted(found: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """Tell what is held once, whatever the number of samples, from the rest.
+
+    To the byte the same is held only where no sample counts: in proofs on the first two
+    samples, say, which are over before anything is kept.
+
+    Args:
+        found: Measurements of calls on different numbers of samples.
+
+    Returns:
+        The same, with `start`, and the peak of the rest as `bytes`.
+
+    Example:
+        >>> known = {"seconds": 0.0, "flops": 0.0, "bytes": 9, "held": 0}
+        >>> found = [
+        ...     Measurement(size=1, course=[9, 1, 3], **known),
+        ...     Measurement(size=2, course=[2, 9, 1, 6], **known),
+        ... ]
+        >>> [(m.start, m.bytes) for m in parted(found)]
+        [(9, 3), (9, 6)]
+    """
+    if len(found) < 2 or not all(m.course for m in found):
+        return tuple(found)
+    same = set[int].intersection(*(set(m.course) for m in found))
+    start = max(same, default=0)
+    return tuple(
+        replace(
+            m,
+            start=start,
+            bytes=max((own for own in m.course if own not in same), default=start),
+        )
+        for m in found
+    )
 
 
 def measure(
@@ -123,6 +163,7 @@ def measure(
         result = call()
     del result
     peak, held, flops = counted.peak, counted.now, counted.flops
+    course = () if has_arrays else counted.course
     if has_arrays:
         peak = _array_bytes(call_on(size))
     if again:
@@ -132,7 +173,12 @@ def measure(
         del result
         flops = later.flops
     return Measurement(
-        size=size, seconds=seconds, flops=float(flops), bytes=peak, held=held
+        size=size,
+        seconds=seconds,
+        flops=float(flops),
+        bytes=peak,
+        held=held,
+        course=course,
     )
 
 

@@ -177,14 +177,14 @@ class Batches:
             pending.append(batch.part(0, first))
             waiting += first
             while waiting == size:
-                yield join(pending)
+                yield _joined(pending)
                 stop = min(first + size, batch.size)
                 pending = [batch.part(first, stop)] if stop > first else []
                 waiting, first = stop - first, stop
             if pending:  # the data may use the memory of this batch for the next one
                 pending[-1] = pending[-1].owned()
         if waiting:
-            yield join(pending)
+            yield _joined(pending)
 
     def as_given(self, batch: Batch) -> object:
         """Return a batch in the form in which data may give it.
@@ -332,3 +332,10 @@ def _generators_of(data: object) -> list[torch.Generator]:
     owners += [getattr(owner, "sampler", None) for owner in owners]
     found = (getattr(owner, "generator", None) for owner in owners)
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def _joined(pending: list[Batch]) -> Batch:
+    """Return some batches as one, and let go of them."""
+    joined = join(pending)
+    pending.clear()
+    return joined
