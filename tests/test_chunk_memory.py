@@ -11,6 +11,9 @@ import eigenscope as es
 from eigenscope.planning.counting import Counting
 
 N = 96
+WIDE = torch.linspace(-1, 1, 64, dtype=torch.float64)
+LONG = torch.linspace(-1, 1, N, dtype=torch.float64)
+TALL = torch.linspace(-1, 1, 3 * N, dtype=torch.float64)
 
 
 def network() -> tuple[nn.Module, Tensor]:
@@ -30,10 +33,15 @@ def network() -> tuple[nn.Module, Tensor]:
     return model, torch.randn(N, 1, 8, 8, generator=source, dtype=torch.float64)
 
 
-def written(folder: Path, memory: str | int | None) -> Tensor:
+def written(
+    kind: type[es.InputJacobian | es.ParameterJacobian],
+    folder: Path,
+    memory: str | int | None,
+) -> Tensor:
     model, x = network()
     with es.Run.create(folder / str(memory), verb="test", arguments={}) as run:
-        return es.InputJacobian(es.Problem(model, x)).write(run, memory=memory).dense()
+        stored = kind(es.Problem(model, x)).write(run, memory=memory)
+        return next(block[:12].clone() for _, block in stored.row_blocks())
 
 
 CALLS: dict[str, Callable[[nn.Module, Tensor, str | int | None], Tensor]] = {
@@ -56,25 +64,49 @@ CALLS: dict[str, Callable[[nn.Module, Tensor, str | int | None], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_functions_of_plain_tensors_keep_to_their_budget(name):
+OPERATORS: dict[str, Callable[[nn.Module, Tensor, str | int | None], Tensor]] = {
+    "input Jacobian": lambda model, x, m: es.InputJacobian(
+        es.Problem(model, x), memory=m
+    ).dense(),
+    "input Jacobian, product": lambda model, x, m: (
+        es.InputJacobian(es.Problem(model, x), layout="outputs", memory=m) @ WIDE
+    ),
+    "input Jacobian, transpose": lambda model, x, m: (
+        es.InputJacobian(es.Problem(model, x), memory=m).T @ LONG
+    ),
+    "parameter Jacobian": lambda model, x, m: es.ParameterJacobian(
+        es.Problem(model, x, params="6.*"), memory=m
+    ).dense(),
+    "parameter Jacobian, product": lambda model, x, m: (
+        es.ParameterJacobian(es.Problem(model, x), memory=m).T @ TALL
+    ),
+    "tangent kernel, product": lambda model, x, m: (
+        es.NTK(es.Problem(model, x), outputs="trace", memory=m) @ LONG
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*CALLS, *OPERATORS])
+def test_chunks_keep_to_the_budget_of_the_call(name):
     model, x = network()
+    call = (CALLS | OPERATORS)[name]
     with Counting(torch.device("cpu")) as free:
-        expected = CALLS[name](model, x, None)
+        expected = call(model, x, None)
     budget = free.peak // 2
     with Counting(torch.device("cpu")) as counted:
-        found = CALLS[name](model, x, budget)
+        found = call(model, x, budget)
     assert counted.peak <= budget
     # Chunks of another size are added up in another order, in float64.
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_written_jacobian_keeps_to_its_budget(tmp_path):
+@pytest.mark.parametrize("kind", [es.InputJacobian, es.ParameterJacobian])
+def test_a_written_jacobian_keeps_to_its_budget(tmp_path, kind):
     with Counting(torch.device("cpu")) as free:
-        expected = written(tmp_path, None)
+        expected = written(kind, tmp_path, None)
     budget = free.peak // 2
     with Counting(torch.device("cpu")) as counted:
-        found = written(tmp_path, budget)
+        found = written(kind, tmp_path, budget)
     assert counted.peak <= budget
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 

@@ -104,7 +104,7 @@ def kernel_cost(problem: Problem, wanted: KernelPlan, *, effort: float) -> Plan:
         written = plan(kernel.write, None, effort=each).named(wanted.components)
         parts.append(replace(written, steps=tuple(_several(written.steps, count))))
     if set(wanted.kernels) != {"conjugate"}:
-        shares = ParameterJacobian(problem).squared_column_norms
+        shares = ParameterJacobian(problem, memory=wanted.memory).squared_column_norms
         parts.append(plan(shares, effort=each))
     size = problem.num_samples
     size *= problem.num_outputs if "full" in wanted.kernels else 1

@@ -200,7 +200,7 @@ def run_kernels(run: Run, problem: Problem, plan: KernelPlan) -> None:
             kernel.write_components(run, by=plan.components, name="component")
     if set(plan.kernels) != {"conjugate"}:
         with run.stage("shares"):
-            _record_shares(run, problem)
+            _record_shares(run, problem, plan.memory)
     run.ranks.from_first(lambda: _record_numbers(run, plan))
     run.complete()
 
@@ -270,11 +270,11 @@ def _stored(
     return StoredGram(array)
 
 
-def _record_shares(run: Run, problem: Problem) -> None:
+def _record_shares(run: Run, problem: Problem, memory: str | int | None) -> None:
     """Record each parameter's share of Σ Θ[i, i, c, c] = Σ (∂z_c(x_i)/∂θ_p)²."""
     if "trace_shares" in run.results:
         return
-    jacobian = ParameterJacobian(problem)
+    jacobian = ParameterJacobian(problem, memory=memory)
     squares = widened(jacobian.squared_column_norms())
     total = float(squares.sum()) or 1.0
     shares = {

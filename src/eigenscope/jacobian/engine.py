@@ -80,7 +80,7 @@ class ParameterEngine:
         require_no_batch_statistics(problem.model)
         self.problem = problem
         self.num_outputs = num_outputs or problem.num_outputs
-        self._head = head or self._transform
+        self._head, self._room = head or self._transform, room
         self._axes = SampleAxes()
         self._has_checked_parts = False
         self.halving = Halving("gradients by the parameters")
@@ -119,6 +119,22 @@ class ParameterEngine:
             self.problem.with_params(names),
             head=self._head,
             num_outputs=self.num_outputs,
+            room=self._room,
+        )
+
+    def bounded(self, room: int) -> "ParameterEngine":
+        """Return an engine for the same numbers whose chunks take so many bytes.
+
+        Args:
+            room: The bytes, as for the class.
+
+        Returns:
+            A new engine, proven anew; this one, if it is bounded so already.
+        """
+        if self._room is not None and self._room <= room:
+            return self
+        return ParameterEngine(
+            self.problem, head=self._head, num_outputs=self.num_outputs, room=room
         )
 
     def whole(self) -> "ParameterEngine":

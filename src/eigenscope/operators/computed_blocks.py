@@ -97,6 +97,27 @@ class ComputedBlocks(SampleBlocks):
         part.num_outputs = len(part.columns)
         return part
 
+    @override
+    def bounded(self, room: int) -> "ComputedBlocks":
+
+        def chosen() -> dict[str, Any]:
+            return self.engine.within(room).to_json()
+
+        return self.repeated(EngineSettings(**self.ranks.from_first(chosen)))
+
+    def repeated(self, settings: EngineSettings) -> "ComputedBlocks":
+        """Return the same, computed with the settings of an earlier run.
+
+        Args:
+            settings: Of the engine.
+
+        Returns:
+            The same Jacobians; this object, if these are its settings.
+        """
+        if settings == self.engine.settings:
+            return self
+        return ComputedBlocks(self.problem, settings=settings)
+
     def write(
         self, run: Run, name: str, *, memory: str | int | None = None
     ) -> StoredBlocks:
@@ -116,16 +137,14 @@ class ComputedBlocks(SampleBlocks):
         """
         key = f"{name}_engine"
         recorded = cast("dict[str, Any] | None", run.settings.get(key))
+        made = self
         if recorded is not None:
-            wanted = EngineSettings(**recorded)
+            made = self.repeated(EngineSettings(**recorded))
         elif memory is not None:
-            wanted = self.engine.within(resolve(memory) // 2)
-        else:
-            wanted = self.engine.settings
-        run.record_settings({key: wanted.to_json()})
-        if wanted != self.engine.settings:
-            repeated = ComputedBlocks(self.problem, settings=wanted)
-            return repeated.write(run, name, memory=memory)
+            made = self.bounded(resolve(memory) // 2)
+        if made is not self:
+            return made.write(run, name, memory=memory)
+        run.record_settings({key: self.engine.settings.to_json()})
         output = self._stored_output()
         array, raw_array = self._arrays(run, name, memory)
         either = [

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from eigenscope._types import Layout, OutputName, require_choice
 from eigenscope.autodiff import writable_empty
-from eigenscope.budget import parse_bytes
+from eigenscope.budget import parse_bytes, resolve
 from eigenscope.distributed import Ranks
 from eigenscope.jacobian import EngineSettings
 from eigenscope.operators.computed_blocks import ComputedBlocks
@@ -36,7 +36,8 @@ class InputJacobian(StreamedJacobian):
         problem: The network, the data and the output.
         layout: "samples" or "outputs".
         engine: Engine of an earlier run, to repeat it bit for bit; None chooses.
-        memory: Budget such as "4GiB" for the dense form; None for what is free.
+        memory: Budget such as "4GiB" for the dense form, and half of it for the samples
+            that go through the network together; None for what is free.
 
     Raises:
         TypeError: If the inputs cannot be differentiated.
@@ -67,7 +68,10 @@ class InputJacobian(StreamedJacobian):
             parse_bytes(memory)
         self.layout: Layout = layout
         self.memory = memory
-        self.source: SampleBlocks = ComputedBlocks(problem, settings=engine)
+        source = ComputedBlocks(problem, settings=engine)
+        if memory is not None and engine is None:
+            source = source.bounded(resolve(memory) // 2)
+        self.source: SampleBlocks = source
 
     @classmethod
     def open(
@@ -191,9 +195,10 @@ class InputJacobian(StreamedJacobian):
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:
-        require_room(self, self.memory)
+        left = require_room(self, self.memory)
+        source = self.source if left is None else self.source.bounded(left)
         result = self._empty(self.source.shape)
-        self.source.fill(result)
+        source.fill(result)
         return result.view(self.shape)
 
     @override

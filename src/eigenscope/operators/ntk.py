@@ -72,7 +72,7 @@ class NTK(SymmetricOperator):
         self.outputs: KernelOutputs = outputs
         self.method: KernelMethod = method
         self.memory = memory
-        self._jacobian = ParameterJacobian(problem)
+        self._jacobian = ParameterJacobian(problem, memory=memory)
 
     @property
     @override

@@ -52,7 +52,10 @@ class ParameterJacobian(Jacobian):
         problem: The network, the data, the output and the parameters.
         engine: What differentiates other numbers than the problem's output; None for
             that.
-        memory: Budget such as "4GiB" for the dense form; None for what is free.
+        memory: Budget such as "4GiB" for the dense form; in products a quarter of it
+            is for the activations and cotangents of the samples that go through the
+            network together, the rest for what becomes of them, as the patches of a
+            convolution. None for what is free.
 
     Raises:
         ValueError: If the problem has no parameters, BatchNorm is in training mode,
@@ -84,7 +87,8 @@ class ParameterJacobian(Jacobian):
         if memory is not None:
             parse_bytes(memory)
         self.problem, self.memory = problem, memory
-        self._engine = engine or ParameterEngine(problem)
+        room = None if memory is None else resolve(memory) // 4
+        self._engine = engine or ParameterEngine(problem, room=room)
         layout = ParameterLayout(problem.params)
         self.columns: dict[str, slice] = layout.columns
         self._num_columns = layout.size
@@ -128,16 +132,17 @@ class ParameterJacobian(Jacobian):
 
     @override
     def dense(self) -> Float[Tensor, "row column"]:
-        require_room(self, self.memory)
-        k = self._engine.num_outputs
+        left = require_room(self, self.memory)
+        engine = self._engine if left is None else self._engine.bounded(left)
+        k = engine.num_outputs
         result = large_empty(self.shape, dtype=self.dtype, device=self.device)
         blocks = result.view(-1, k, self._num_columns)
         if self.ranks.size > 1:
             result.zero_()
         with self.ranks.sum_over_ranks(result):
-            for batch in self._chunks():
+            for batch in self._chunks(engine.chunk_size):
                 rows = slice(batch.start, batch.start + batch.size)
-                self._engine.fill(batch, self._by_name(blocks[rows]))
+                engine.fill(batch, self._by_name(blocks[rows]))
         return result
 
     @override
@@ -259,7 +264,9 @@ class ParameterJacobian(Jacobian):
         Args:
             run: A run that is open for writing.
             name: The array's name.
-            memory: Budget for the rows in memory; half of what is free if None.
+            memory: Budget of which the rows in memory take at most a third, and the
+                activations and cotangents of the samples that go through the network
+                together a quarter; half of what is free if None.
 
         Returns:
             The same matrix, read from disk.
@@ -271,6 +278,11 @@ class ParameterJacobian(Jacobian):
         Cost:
             One pass over the data for the missing tiles; n·k·P numbers on disk.
         """
+        if memory is not None:
+            engine = self._engine.bounded(resolve(memory) // 4)
+            if engine is not self._engine:
+                bounded = ParameterJacobian(self.problem, engine=engine)
+                return bounded.write(run, name=name, memory=memory)
         array = self._array(run, name, resolve(memory))
         missing = [index[0] for index in run.ranks.from_first(array.missing)]
         run.require_space(len(missing) * array.tile_bytes)
@@ -311,7 +323,8 @@ class ParameterJacobian(Jacobian):
         if name in run.array_names:
             samples = run.open_array(name).tile_shape[0] // k
         else:
-            fitting = rows_within(budget, 2 * k * self._num_columns * itemsize)
+            # A parameter's rows are there twice while they are computed.
+            fitting = rows_within(budget, 3 * k * self._num_columns * itemsize)
             samples = min(fitting, self._rows_at_once())
         output = self.problem.output
         attributes: dict[str, Any] = {

@@ -52,6 +52,18 @@ class SampleBlocks(ABC):
     def raw_outputs(self) -> Tensor:
         """Return the network's raw outputs (sample, *output)."""
 
+    def bounded(self, room: int) -> "SampleBlocks":
+        """Return the same, whose chunks of samples take so many bytes at most.
+
+        Args:
+            room: The bytes; one sample is always taken.
+
+        Returns:
+            The same Jacobians; this object, if it makes no chunks or small ones.
+        """
+        del room
+        return self
+
     @abstractmethod
     def with_outputs(self, start: int, stop: int) -> "SampleBlocks":
         """Return the same with the outputs start … stop - 1 only."""

@@ -54,7 +54,7 @@ def _(operator: InputJacobian) -> Problem | None:
 
 @on_first.register
 def _(operator: InputJacobian, problem: Problem) -> LinearOperator:
-    return InputJacobian(problem, layout=operator.layout)
+    return InputJacobian(problem, layout=operator.layout, memory=operator.memory)
 
 
 @problem_of.register(ParameterJacobian)
@@ -70,8 +70,7 @@ def _(
 
 @on_first.register
 def _(operator: ParameterJacobian, problem: Problem) -> LinearOperator:
-    del operator
-    return ParameterJacobian(problem)
+    return ParameterJacobian(problem, memory=operator.memory)
 
 
 @on_first.register

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from eigenscope.experiments.epoch_measures import CLASS_SPECTRA
 from eigenscope.experiments.matching import inner_runs, run_folders, run_labels
@@ -33,6 +33,8 @@ from eigenscope.report.training_numbers import (
 from eigenscope.spectra import Spectrum
 from eigenscope.store import Run, write_atomically
 from eigenscope.training import History
+
+_TAIL_KEYS: Final = ("alpha", "alpha_stderr", "ks_distance", "lambda_max")
 
 
 def read_trainings(
@@ -167,10 +169,7 @@ def _class_figures(one: Training) -> dict[str, Any]:
             name=row["class_name"],
             depth=None,
             accuracy=row["accuracy"],
-            alpha=row["alpha"],
-            alpha_stderr=row["alpha_stderr"],
-            ks_distance=row["ks_distance"],
-            lambda_max=row["lambda_max"],
+            **{key: row[key] for key in _TAIL_KEYS},
         )
         for row in rows
         if row["epoch"] == end
@@ -218,10 +217,7 @@ def _family(trainings: Sequence[Training]) -> list[FamilyMember]:
             name=row["run"],
             depth=row["num_weight_layers"],
             accuracy=row["accuracy_test"],
-            alpha=row["jacobian_alpha"],
-            alpha_stderr=row["jacobian_alpha_stderr"],
-            ks_distance=row["jacobian_ks_distance"],
-            lambda_max=row["jacobian_lambda_max"],
+            **{key: row[f"jacobian_{key}"] for key in _TAIL_KEYS},
         )
         for row in rows
         if row["jacobian_lambda_max"] is not None
