@@ -99,7 +99,6 @@ class ComputedBlocks(SampleBlocks):
 
     @override
     def bounded(self, room: int) -> "ComputedBlocks":
-
         def chosen() -> dict[str, Any]:
             return self.engine.within(room).to_json()
 
@@ -116,7 +115,9 @@ class ComputedBlocks(SampleBlocks):
         """
         if settings == self.engine.settings:
             return self
-        return ComputedBlocks(self.problem, settings=settings)
+        other = ComputedBlocks(self.problem, settings=settings)
+        other.columns, other.num_outputs = self.columns, self.num_outputs
+        return other
 
     def write(
         self, run: Run, name: str, *, memory: str | int | None = None
