@@ -155,6 +155,9 @@ def estimates() -> dict[str, Tensor]:
     found["diagonal"] = torch.as_tensor(estimate.value)
     small = es.spectrum(es.GaussNewton(problem()))
     found["small side"] = torch.tensor(small.values)
+    raised = es.top_eigenpairs(es.GaussNewton(problem()), 2)
+    found["raised values"] = raised.values
+    found["raised vectors"] = raised.vectors.abs()
     gram = es.gram(es.InputJacobian(problem()))
     found["gram"] = torch.tensor(es.spectrum(gram).values)
     return found

@@ -191,7 +191,7 @@ def test_functions_of_a_spectrum_that_is_there_cost_nothing(images):
     assert es.plan(es.log_determinant, found).seconds == 0
     operator = es.GaussNewton(problem_of(images[:20]))
     through = es.plan(es.norm, operator, "spectral", effort=BRIEF)
-    assert through.steps[-1].name == "1 eigenpairs"
+    assert "1 eigenpairs" in [step.name for step in through.steps]
 
 
 def test_a_plan_beyond_the_budget_does_not_fit(images):

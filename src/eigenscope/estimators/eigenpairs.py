@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Final, Literal, cast
+from typing import Final, Literal, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,12 @@ from torch import Tensor
 from eigenscope._types import JsonValue, require_choice
 from eigenscope.budget import resolve
 from eigenscope.estimators.checkpoint import Checkpoint
-from eigenscope.estimators.dense import code, exact_eigenpairs, pairs_bytes
+from eigenscope.estimators.dense import (
+    DensePairs,
+    code,
+    exact_eigenpairs,
+    pairs_bytes,
+)
 from eigenscope.estimators.interruption import Interrupted
 from eigenscope.estimators.lanczos import Found, Search
 from eigenscope.estimators.lapack import MOST_ROWS
@@ -21,6 +26,7 @@ from eigenscope.estimators.matrices import Operand, require_square
 from eigenscope.estimators.order import Which
 from eigenscope.estimators.probes import first_seed
 from eigenscope.estimators.products import Products
+from eigenscope.estimators.raised_pairs import has_fewer_rows, num_rows, raised_pairs
 from eigenscope.operators import (
     CurvatureOperator,
     Dense,
@@ -56,7 +62,8 @@ def top_eigenpairs(
 
     "exact" is LAPACK in float64. Of a Gram matrix on its larger side, say 𝒥ᵀ𝒥, pairs
     with λ above the noise floor come from the smaller side, 𝒥𝒥ᵀ w = λ w, as
-    v = 𝒥ᵀ w / √λ, orthogonalized in float64.
+    v = 𝒥ᵀ w / √λ, orthogonalized in float64. So do those of a Gauss-Newton or Fisher
+    matrix FᵀF with at most 2000 rows of F, one for each output of each sample.
 
     "lanczos" needs products alone: block Lanczos with full reorthogonalization, so
     no eigenvalue shows twice that is there once, and with thick restarts. Fresh
@@ -70,7 +77,8 @@ def top_eigenpairs(
             descending; "both" gives the ⌈k/2⌉ largest, descending, then the ⌊k/2⌋
             smallest, ascending.
         method: "exact", "lanczos", or "auto": exact for Gram matrices that fit the
-            budget, matrices of at most 4096 rows and other operators of at most 2000.
+            budget, matrices of at most 4096 rows, other operators of at most 2000, and
+            Gauss-Newton and Fisher matrices of at most 2000 outputs of all samples.
         tolerance: A pair has converged if ‖A v - λ v‖ ≤ tolerance · |λ|_max; None for
             1e-6, or 1000 ε where the operator's dtype is too narrow for that.
         block_size: Vectors that are multiplied together; None for 1 with a Hessian,
@@ -126,13 +134,10 @@ def top_eigenpairs(
     _require_positive(limit, block_size, max_matvecs)
     if start is not None:
         _require_start(start, dimension)
-    if method == "auto":
-        method = chosen_pairs_method(operator_or_matrix, k, which, memory)
     made: dict[str, JsonValue] = {"which": which, "tolerance": limit}
-    if method == "exact":
-        values, vectors, residuals, largest, how = exact_eigenpairs(
-            operator_or_matrix, k, which=which, memory=memory
-        )
+    exact = _exact(operator_or_matrix, k, which, method, memory)
+    if exact is not None:
+        values, vectors, residuals, largest, how = exact
         made |= how | {"seconds": time.perf_counter() - started}
         return Eigenpairs(
             values=values,
@@ -157,6 +162,49 @@ def top_eigenpairs(
     checkpoint = Checkpoint(run, name, made) if run else None
     budget = resolve(memory)
     return _by_lanczos(operator_or_matrix, made, most, start, budget, checkpoint)
+
+
+def _exact(
+    operand: Operand,
+    k: int,
+    which: Which,
+    method: PairsMethod,
+    memory: str | int | None,
+) -> DensePairs | None:
+    """Return the pairs by LAPACK, None where Lanczos is to find them."""
+    if takes_raised_pairs(operand, k, which, method, memory):
+        found = raised_pairs(operand, k)
+        if found is not None:
+            return found
+    if method == "auto":
+        method = chosen_pairs_method(operand, k, which, memory)
+    if method == "lanczos":
+        return None
+    return exact_eigenpairs(operand, k, which=which, memory=memory)
+
+
+def takes_raised_pairs(
+    operand: Operand,
+    k: int,
+    which: Which,
+    method: PairsMethod,
+    memory: str | int | None,
+) -> TypeGuard[CurvatureOperator]:
+    """Whether pairs come from the side of the outputs, if that has enough of them.
+
+    Args:
+        operand: A square operand.
+        k: Number of pairs.
+        which: Which pairs.
+        method: As for `top_eigenpairs`.
+        memory: Budget.
+
+    Returns:
+        Whether they do.
+    """
+    if method == "lanczos" or not has_fewer_rows(operand, k, which, memory):
+        return False
+    return method == "exact" or num_rows(operand) <= FEW_ROWS
 
 
 def default_tolerance(operand: Operand) -> float:

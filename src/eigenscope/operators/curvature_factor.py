@@ -72,6 +72,12 @@ class OutputFactor:
             result -= self._jacobian(negative=True).squared_column_norms()
         return result
 
+    def transposed_products(
+        self, block: Float[Tensor, "row vector"]
+    ) -> Float[Tensor, "param vector"]:
+        """Return Fᵀ Y where D is the identity: M has no part S₋."""
+        return self._jacobian(negative=False).multiply_transpose(block)
+
     def dense(self) -> Float[Tensor, "param param"]:
         """Return Jᵀ M J."""
         self._risk.require_same_model()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from inspect import signature
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from torch import Tensor
@@ -21,19 +21,23 @@ from eigenscope.estimators import (
 )
 from eigenscope.estimators.basis import panel_size
 from eigenscope.estimators.dense import pairs_bytes, smaller_side, spectrum_bytes
-from eigenscope.estimators.eigenpairs import chosen_pairs_method, default_block_size
-from eigenscope.estimators.lapack import MOST_ROWS
+from eigenscope.estimators.eigenpairs import (
+    chosen_pairs_method,
+    default_block_size,
+    takes_raised_pairs,
+)
+from eigenscope.estimators.lapack import MOST_ROWS, peak_bytes
 from eigenscope.estimators.matrices import Operand, extra_bytes
 from eigenscope.estimators.probing_vectors import probing_vectors
 from eigenscope.estimators.whole import chosen_method
-from eigenscope.operators import LinearOperator
+from eigenscope.operators import CurvatureOperator, LinearOperator
 from eigenscope.planning.factorizations import (
     eigenvalue_flops,
     eigenvalue_method,
     eigenvalue_seconds,
     product_seconds,
 )
-from eigenscope.planning.operators import matrix_job, product_job
+from eigenscope.planning.operators import matrix_job, product_job, raising_job
 from eigenscope.planning.plan import Alternative, Step
 from eigenscope.planning.rehearsal import Measurement
 from eigenscope.planning.smaller import problem_of
@@ -80,6 +84,8 @@ def _dense_instead(operand: Operand, steps: list[Step]) -> list[Alternative]:
 def _top_eigenpairs(options: Options, effort: float) -> Found:
     operand, k = options["operator_or_matrix"], options["k"]
     which, method = options["which"], options["method"]
+    if takes_raised_pairs(operand, k, which, method, options["memory"]):
+        return _raised_pairs(operand, k, effort)
     if method == "auto":
         method = chosen_pairs_method(operand, k, which, options["memory"])
     if method == "exact":
@@ -97,6 +103,16 @@ def _top_eigenpairs(options: Options, effort: float) -> Found:
         kept_within=resolve(options["memory"]),
     )
     return [step], [], found
+
+
+def _raised_pairs(operand: CurvatureOperator, k: int, effort: float) -> Found:
+    """Return the steps of pairs from the side of the outputs."""
+    small = cast("LinearOperator", smaller_side(operand))
+    solving = peak_bytes(small.shape[0], num_vectors=k)
+    steps, found = _exact(operand, effort / 2, k, solving)
+    job = raising_job(operand, k)
+    vectors = job.rehearsed(effort / 2)
+    return [*steps, job.step(vectors)], [], (*found, *vectors)
 
 
 def _trace(options: Options, effort: float) -> Found:

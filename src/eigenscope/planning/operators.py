@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eigenscope.budget import resolve
 from eigenscope.estimators.dense import smaller_side
+from eigenscope.estimators.raised_pairs import num_rows, raise_vectors
 from eigenscope.kernels import KernelEngine, KernelSettings
 from eigenscope.operators import (
     NTK,
@@ -113,6 +114,40 @@ def matrix_job(operator: LinearOperator) -> Job:
         chunk=chunk_of(operator),
         budget=resolve(None),
         backward=float(backward_of(operator)),
+    )
+
+
+def raising_job(operator: CurvatureOperator, num_vectors: int) -> Job:
+    """Return the job of eigenvectors from those of the side of the outputs.
+
+    Args:
+        operator: A matrix whose side of the outputs is the smaller one.
+        num_vectors: How many.
+
+    Returns:
+        The job.
+    """
+    problem = operator.problem
+    each = num_rows(operator) / problem.num_samples
+
+    def call_on(size: int) -> Callable[[], object]:
+        smaller = cast("CurvatureOperator", on_first(operator, problem.first(size)))
+        source = torch.Generator().manual_seed(0)
+        shape = (round(each * size), num_vectors)
+        rows = torch.randn(shape, generator=source, dtype=torch.float64)
+        values = torch.ones(num_vectors, dtype=torch.float64)
+        return partial(raise_vectors, smaller, values, rows)
+
+    return Job(
+        name=f"{num_vectors} vectors from those of the outputs",
+        method="products with the transposed Jacobian",
+        num_samples=problem.num_samples,
+        device=operator.device,
+        call_on=call_on,
+        chunk=chunk_of(operator),
+        budget=resolve(memory_of(operator)),
+        passes=3.0,
+        backward=float(backward_of(operator) * num_vectors + num_vectors),
     )
 
 
