@@ -72,6 +72,15 @@ def test_what_is_wrong_with_a_series_is_said_before_it_begins(capsys):
     write(1, 2)
     assert "leave it out" in failed(capsys, *[*OWN, "--weights", "a.pt"]).lower()
     assert "interval must be at least 1" in failed(capsys, *[*OWN, "--every", "0"])
+    for number in (3, 4):
+        Path(f"checkpoints/step_{number}.pt").write_bytes(b"cut off")
+    for words in (OWN, ["plan", *OWN]):
+        told = failed(capsys, *words)
+        assert "2 of 4 do not" in told
+        assert "step_3.pt (7 bytes) is truncated" in told
+        assert "step_4.pt (7 bytes) is truncated" in told
+    Path("checkpoints/notes.txt").touch()
+    assert "--foreign skip" in failed(capsys, *OWN, "--foreign", "refuse")
     assert not Path("runs/series").exists()
 
 

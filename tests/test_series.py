@@ -255,6 +255,7 @@ def test_weights_of_hugging_face_folders_and_lightning_load(tmp_path):
         loaded = network()
         for parameter in loaded.parameters():
             nn.init.zeros_(parameter)
+        assert zoo.weight_faults(loaded, [path]) == []
         zoo.load_weights(loaded, path)
         assert all(torch.equal(v, state[n]) for n, v in loaded.state_dict().items())
 
@@ -272,12 +273,13 @@ def test_folders_without_a_series_are_refused(tmp_path):
     ):
         es.find_checkpoints(tmp_path)
     touch(tmp_path, "epoch=1-step=5.ckpt", "epoch=2-step=5.ckpt")
-    with pytest.raises(ValueError, match=r"step=5\.ckpt .* both have 5\. Name the"):
+    touch(tmp_path, "step_7.pt", "step_07.pt")
+    both = r"step=5\.ckpt and .* both have 5, step_07\.pt and .* both have 7\. Name the"
+    with pytest.raises(ValueError, match=both):
         es.find_checkpoints(tmp_path)
     with pytest.raises(ValueError, match="such as 'epoch', 'step'; got 'batch'"):
         es.find_checkpoints(tmp_path, counter="batch")
     assert list(es.find_checkpoints(tmp_path, counter="epoch").paths) == [1, 2]
-    touch(tmp_path, "step_7.pt")
     found = es.find_checkpoints(tmp_path, counter="epoch")
     assert found.foreign["step_7.pt"] == "has no number of 'epoch' in its name"
 
@@ -294,12 +296,23 @@ def test_what_is_foreign_is_told_or_refused_and_what_is_corrupt_stops(
     some: Any = {"weights": es.WeightSpectra()}
     with Run.create(tmp_path / "run", verb="series", arguments={}) as run:
         (tmp_path / "step_15.pt").write_bytes(b"not weights")
+        torch.save(nn.Linear(6, 2).state_dict(), tmp_path / "step_16.pt")
+        whole = folder / "step_11.safetensors"
+        (tmp_path / "step_17.safetensors").write_bytes(whole.read_bytes()[:-1])
+        torch.save(nn.Linear(6, 2), tmp_path / "step_18.pt")
+        wrong = (
+            r"every checkpoint .* 4 of 7 do not[\s\S]*"
+            r"- .*step_15\.pt .* is truncated, corrupt[\s\S]*"
+            r"- .*step_16\.pt does not fit the Sequential[\s\S]*"
+            r"- .*step_17\.safetensors .* is truncated, corrupt[\s\S]*"
+            r"- .*step_18\.pt holds more than tensors"
+        )
         with (
             pytest.warns(UserWarning, match=r"not checkpoints: notes.txt is no weight"),
-            pytest.raises(ValueError, match=r"step_15\.pt .* is truncated, corrupt"),
+            pytest.raises(ValueError, match=wrong),
         ):
             es.record_series(run, network(), tmp_path, some)
-        assert es.History.load(run).numbers == (8, 10, 11)
+        assert es.History.load(run).numbers == ()
         assert [*expected] == list(NUMBERS)
         with pytest.raises(ValueError, match=r"alone, without gaps; .*notes\.txt is"):
             es.record_series(run, network(), tmp_path, some, foreign="refuse")

@@ -32,6 +32,7 @@ from eigenscope.training import (
     find_checkpoints,
     record_series,
 )
+from eigenscope.training.checkpoints import require_alone, require_loadable
 
 _VERB = "series"
 
@@ -43,11 +44,18 @@ def run_series(options: SeriesOptions) -> None:
     schedule = Schedule.every(options.every)
 
     def prepare(run: Run | None) -> Problem:
-        del run
         found = find_checkpoints(options.checkpoints, counter=options.counter)
-        if remarks := found.remarks():
+        if options.foreign == "refuse":
+            require_alone(found, options.checkpoints)
+        elif remarks := found.remarks():
             print(f"eigenscope: in {options.checkpoints}: {remarks}", file=sys.stderr)
-        return problem_of(options, loss=loss).problem
+        problem = problem_of(options, loss=loss).problem
+        done = set[int]() if run is None else set(History.load(run).numbers)
+        due = {n: path for n, path in found.paths.items() if schedule.is_due(n)}
+        require_loadable(
+            problem.model, {n: path for n, path in due.items() if n not in done}
+        )
+        return problem
 
     def compute(run: Run, problem: Problem) -> Path:
         with warnings.catch_warnings():

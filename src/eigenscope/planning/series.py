@@ -10,6 +10,7 @@ from eigenscope.planning.plan import Step
 from eigenscope.problem import whole_network
 from eigenscope.store import Run
 from eigenscope.training import History, Schedule, find_checkpoints
+from eigenscope.training.checkpoints import require_loadable
 from eigenscope.zoo import load_weights
 
 Options = dict[str, Any]
@@ -44,10 +45,14 @@ def steps_of_loading(options: Options, checkpoints: dict[int, Path]) -> Sequence
 
     Returns:
         One step, none without checkpoints.
+
+    Raises:
+        ValueError: If a checkpoint cannot be loaded.
     """
     if not checkpoints:
         return ()
     network = copy.deepcopy(whole_network(options["model"]))
+    require_loadable(network, checkpoints)
     first = next(iter(checkpoints.values()))
     load_weights(network, first)  # libraries load
     started = time.perf_counter()

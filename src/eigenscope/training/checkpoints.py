@@ -9,7 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, final
 
-from eigenscope.zoo.weights import WEIGHTS_IN_FOLDER
+from torch import nn
+
+from eigenscope.zoo.weights import WEIGHTS_IN_FOLDER, weight_faults
 
 _SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _COUNTERS: Final = ("step", "steps", "global_step", "epoch", "epochs", "iter")
@@ -105,19 +107,21 @@ def find_checkpoints(
         labels[path] = found
     chosen = _counter(list(labels.values()), counter)
     paths: dict[int, Path] = {}
+    clashes: list[str] = []
     for path, found in labels.items():
         if chosen not in found:
             foreign[path.name] = f"has no number of {chosen!r} in its name"
             continue
         number = found[chosen]
         if number in paths:
-            raise ValueError(
-                f"the checkpoints of a series must have different numbers; "
-                f"{paths[number].name} and {path.name} in {folder} both have {number}. "
-                "Name the word before the number that counts with counter (--counter), "
-                "or move one of them elsewhere."
-            )
-        paths[number] = path
+            clashes.append(f"{paths[number].name} and {path.name} both have {number}")
+        paths.setdefault(number, path)
+    if clashes:
+        raise ValueError(
+            f"the checkpoints of a series must have different numbers; in {folder} "
+            f"{', '.join(clashes)}. Name the word before the number that counts with "
+            "counter (--counter), or move one of them elsewhere."
+        )
     if not paths:
         listed = "; ".join(f"{name} {why}" for name, why in foreign.items())
         raise ValueError(
@@ -132,6 +136,45 @@ def find_checkpoints(
         gaps=_gaps(list(ordered)),
         foreign=foreign,
     )
+
+
+def require_loadable(model: nn.Module, paths: Mapping[int, Path]) -> None:
+    """Refuse checkpoints that a network cannot load, all at once.
+
+    Args:
+        model: The network.
+        paths: Those that are to be measured.
+
+    Raises:
+        ValueError: If any is corrupt or another network's; says what is wrong with
+            each.
+    """
+    faults = weight_faults(model, list(paths.values()))
+    if faults:
+        listed = "\n".join(f"- {fault}" for fault in faults)
+        raise ValueError(
+            f"every checkpoint of a series must load into the network; "
+            f"{len(faults)} of {len(paths)} do not. Move them elsewhere, or choose "
+            f"the network that they are of.\n{listed}"
+        )
+
+
+def require_alone(found: Checkpoints, folder: Path) -> None:
+    """Refuse a folder that has gaps or holds anything but checkpoints.
+
+    Args:
+        found: What it holds.
+        folder: The folder.
+
+    Raises:
+        ValueError: If there is something to say about it.
+    """
+    if said := found.remarks():
+        raise ValueError(
+            "a series must hold its checkpoints alone, without gaps; in "
+            f"{folder}: {said}. Move the files elsewhere, or pass foreign='skip' "
+            "(--foreign skip)."
+        )
 
 
 _LAST: Final = "the last number"

@@ -17,7 +17,12 @@ from eigenscope._types import JsonValue, require_choice
 from eigenscope.problem import whole_network
 from eigenscope.progress import progress
 from eigenscope.store import Run
-from eigenscope.training.checkpoints import Checkpoints, find_checkpoints
+from eigenscope.training.checkpoints import (
+    Checkpoints,
+    find_checkpoints,
+    require_alone,
+    require_loadable,
+)
 from eigenscope.training.continuation import Continuing
 from eigenscope.training.history import History
 from eigenscope.training.measurement import Measure, Mode, measured
@@ -66,9 +71,9 @@ def record_series(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If there is no checkpoint, one does not fit the network or is
-            corrupt, something is foreign and refused, an option is wrong, or the run
-            was begun with other measures.
+        ValueError: If there is no checkpoint, some do not fit the network or are
+            corrupt (all are told before anything is measured), something is foreign
+            and refused, an option is wrong, or the run was begun with other measures.
         TypeError: If a measure cannot be pickled for other processes.
 
     Cost:
@@ -95,9 +100,10 @@ def record_series(
     found = find_checkpoints(folder, counter=counter)
     _tell(found, Path(folder), foreign)
     recorder = Recorder(run, measures, schedule=schedule, mode=mode)
+    missing = {n: path for n, path in found.paths.items() if recorder.is_missing(n)}
+    require_loadable(model, missing)
     run.record_settings({"counter": found.counter})
     run.record_result("gaps", [list[JsonValue](pair) for pair in found.gaps])
-    missing = {n: path for n, path in found.paths.items() if recorder.is_missing(n)}
     before = repeat_threads(run)
     try:
         if processes == 1 or len(missing) < 2:
@@ -123,16 +129,10 @@ def _tell(found: Checkpoints, folder: Path, foreign: Foreign) -> None:
     Raises:
         ValueError: If there are any and they are refused.
     """
-    said = found.remarks()
-    if not said:
-        return
-    message = f"in {folder}: {said}"
     if foreign == "refuse":
-        raise ValueError(
-            f"a series must hold its checkpoints alone, without gaps; {message}. Move "
-            "the files elsewhere, or pass foreign='skip'."
-        )
-    warnings.warn(message, stacklevel=3)
+        require_alone(found, folder)
+    elif said := found.remarks():
+        warnings.warn(f"in {folder}: {said}", stacklevel=3)
 
 
 def _in_processes(

@@ -3,7 +3,7 @@
 from eigenscope.zoo.datasets import ImageData, data_names, load_data
 from eigenscope.zoo.factories import data_from_factory, import_factory, is_factory
 from eigenscope.zoo.models import build_model, model_names
-from eigenscope.zoo.weights import load_weights, save_weights
+from eigenscope.zoo.weights import load_weights, save_weights, weight_faults
 
 __all__ = [
     "ImageData",
@@ -16,4 +16,5 @@ __all__ = [
     "load_weights",
     "model_names",
     "save_weights",
+    "weight_faults",
 ]

@@ -3,12 +3,13 @@
 import json
 import os
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -54,20 +55,41 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         >>> torch.equal(saved.weight, loaded.weight)
         True
     """
-    path = Path(path)
-    tensors = _read_folder(path) if path.is_dir() else _read(path)
-    own = model.state_dict()
-    if _prefixed(tensors) and not _prefixed(own):
-        tensors = {key.removeprefix(_PREFIX): value for key, value in tensors.items()}
-    if prefix := _prefix_of(own, tensors):
-        tensors = {
-            key.removeprefix(prefix): value
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
-    _require_fit(path, type(model).__name__, own, tensors)
     # strict would refuse a file that holds tied weights once
-    model.load_state_dict(tensors, strict=False)
+    model.load_state_dict(_fitting(model, Path(path)), strict=False)
+
+
+def weight_faults(
+    model: nn.Module, paths: Sequence[str | os.PathLike[str]]
+) -> list[str]:
+    """Return why `load_weights` would refuse files, from their names and shapes.
+
+    Args:
+        model: The model; left as it is.
+        paths: The files, and folders of checkpoints.
+
+    Returns:
+        A message for each of them that is missing, corrupt or does not fit.
+
+    Cost:
+        Reads no tensor, but of files in torch's format from before 1.6.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
+        >>> save_weights(nn.Linear(3, 2), path)
+        >>> weight_faults(nn.Linear(3, 2), [path])
+        []
+        >>> len(weight_faults(nn.Linear(4, 2), [path]))
+        1
+    """
+    found: list[str] = []
+    for path in paths:
+        try:
+            _fitting(model, Path(path), shapes_alone=True)
+        except (OSError, ValueError) as error:
+            found.append(str(error))
+    return found
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -115,15 +137,37 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _fitting(
+    model: nn.Module, path: Path, *, shapes_alone: bool = False
+) -> dict[str, Tensor]:
+    """Return the tensors of a file under the model's names."""
+    read = _read_folder if path.is_dir() else _read
+    tensors = read(path, shapes_alone=shapes_alone)
+    own = model.state_dict()
+    if _prefixed(tensors) and not _prefixed(own):
+        tensors = {key.removeprefix(_PREFIX): value for key, value in tensors.items()}
+    if prefix := _prefix_of(own, tensors):
+        tensors = {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+    _require_fit(path, type(model).__name__, own, tensors)
+    return tensors
+
+
+def _read(path: Path, *, shapes_alone: bool) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no weight file {path} (looked in {path.parent.absolute()})."
         )
-    return _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    if _is_safetensors(path):
+        return _read_safetensors(path, shapes_alone=shapes_alone)
+    # what is mapped is read from disk when it is used
+    return _read_torch(path, maps=shapes_alone and zipfile.is_zipfile(path))
 
 
-def _read_folder(folder: Path) -> dict[str, Tensor]:
+def _read_folder(folder: Path, *, shapes_alone: bool) -> dict[str, Tensor]:
     """Return the weights of a checkpoint folder, in one file or in several."""
     name = next((n for n in WEIGHTS_IN_FOLDER if (folder / n).is_file()), None)
     if name is None:
@@ -132,13 +176,17 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
             f"{folder} holds none. Name the weight file itself."
         )
     if name != _INDEX:
-        return _read(folder / name)
+        return _read(folder / name, shapes_alone=shapes_alone)
     try:
         index: Any = json.loads((folder / name).read_text(encoding="utf-8"))
         files = sorted({Path(file).name for file in index["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(_corrupt(folder / name, error)) from error
-    return {key: value for file in files for key, value in _read(folder / file).items()}
+    return {
+        key: value
+        for file in files
+        for key, value in _read(folder / file, shapes_alone=shapes_alone).items()
+    }
 
 
 def _prefix_of(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
@@ -159,16 +207,21 @@ def _prefixed(names: Mapping[str, Tensor]) -> bool:
     return bool(names) and all(name.startswith(_PREFIX) for name in names)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, *, shapes_alone: bool) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        if not shapes_alone:
+            return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
     except SafetensorError as error:
         raise ValueError(_corrupt(path, error)) from error
+    return {key: torch.empty(size, device="meta") for key, size in shapes.items()}
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path, *, maps: bool) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        content = torch.load(path, weights_only=True, map_location="cpu", mmap=maps)
     except OSError:
         raise
     except pickle.UnpicklingError as error:
