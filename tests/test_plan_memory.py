@@ -11,6 +11,7 @@ import eigenscope as es
 from eigenscope.experiments import JacobianPlan
 from eigenscope.experiments.matrix_costs import gram_steps
 from eigenscope.jacobian.acceleration import accelerate
+from eigenscope.planning.algebra import algebra_seconds
 from eigenscope.planning.counting import Counting
 
 CPU = torch.device("cpu")
@@ -81,3 +82,40 @@ def test_a_network_that_gains_nothing_leaves_no_copies():
         assert copies_in_float64() == before
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kind", [es.Hessian, es.GaussNewton])
+def test_the_vectors_of_a_verification_are_planned(kind):
+    data = (torch.randn(6, 700), torch.arange(6) % 5)
+    net = nn.Sequential(nn.Linear(700, 60), nn.Tanh(), nn.Linear(60, 5))
+    problem = es.Problem(net, data, loss=nn.CrossEntropyLoss())
+    made = es.plan(es.verify, kind(problem), effort=BRIEF)
+    with Counting(CPU) as counted:
+        es.verify(kind(problem))
+    assert made.host_bytes == pytest.approx(counted.peak, rel=0.15)
+
+
+def test_the_seconds_of_vectors_are_those_of_a_matrix_that_costs_nothing():
+    sizes: list[int] = []
+
+    def estimate(matrix: Any, *, num_steps: int, **others: Any) -> None:
+        assert matrix.shape == (2**21, 2**21)
+        assert others == {"generator": None, "run": None}
+        torch.testing.assert_close(
+            (matrix @ torch.ones(2**21))[[0, -1]], torch.tensor([2.0**-21, 1.0])
+        )
+        sizes.append(num_steps)
+
+    found = algebra_seconds(
+        estimate,
+        {"generator": torch.Generator()},
+        dim=2**22,
+        dtype=torch.float32,
+        device=CPU,
+        sizes="num_steps",
+        least=2,
+        total=50,
+        effort=1e-9,
+    )
+    assert sizes == [2, 2, 4, 4]
+    assert found > 0

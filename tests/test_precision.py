@@ -147,3 +147,29 @@ def test_doubles_are_kept_where_a_device_has_them():
     total = precision.wide_sum(thirds, 1)
     assert total.tolist() == pytest.approx([2**20 * float(thirds[0, 0])] * 3, rel=1e-15)
     assert float(precision.wide_sum(thirds)) == pytest.approx(float(total.sum()))
+
+
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_lengths_of_long_rows_are_those_of_copies_in_float64(keepdim):
+    source = torch.Generator().manual_seed(2)
+    rows = torch.randn(3, 2**18 + 5, generator=source) * 1e25
+    expected = torch.linalg.vector_norm(rows.double(), dim=1, keepdim=keepdim)
+    for given in (rows, rows.T.contiguous().T):
+        before = given.clone()
+        found = precision.wide_lengths(given, keepdim=keepdim)
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+        assert torch.equal(given, before)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_one_entry_that_is_no_number_is_seen(dtype):
+    x = torch.ones(7, 5, dtype=dtype)
+    assert precision.is_finite(x)
+    assert precision.is_finite(x[:0])
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        spoilt = x.clone()
+        spoilt[4, 2] = bad
+        assert not precision.is_finite(spoilt)
+        assert not precision.is_finite(spoilt.T)

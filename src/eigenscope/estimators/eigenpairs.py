@@ -34,6 +34,7 @@ from eigenscope.operators import (
     LinearOperator,
     StoredGram,
 )
+from eigenscope.operators.gauss_newton import OutputCurvature
 from eigenscope.spectra import Eigenpairs
 from eigenscope.store import Run
 
@@ -189,7 +190,7 @@ def takes_raised_pairs(
     which: Which,
     method: PairsMethod,
     memory: str | int | None,
-) -> TypeGuard[CurvatureOperator]:
+) -> TypeGuard[OutputCurvature]:
     """Whether pairs come from the side of the outputs, if that has enough of them.
 
     Args:

@@ -11,6 +11,7 @@ from eigenscope._types import JsonValue
 from eigenscope.estimators.kept import KeptImages
 from eigenscope.estimators.matrices import Operand, require_square
 from eigenscope.operators import Dense, LinearOperator, SymmetricOperator
+from eigenscope.precision import is_finite
 
 _LARGEST: Final = 1e140
 
@@ -82,9 +83,9 @@ class Products:
 
     def _taken(self, rows: Float[Tensor, "vector dim"]) -> Float[Tensor, "vector dim"]:
         """Products that the operator has to be asked for."""
-        columns = rows.T.contiguous().to(self.operator.dtype)
-        products = self.operator @ columns
-        if not bool(torch.isfinite(products).all()):
+        columns = rows.contiguous().T  # the same bits, however they were given
+        products = self.operator @ columns.to(self.operator.dtype)
+        if not is_finite(products):
             last = self.count + len(rows)
             raise ValueError(
                 f"products with the operator must be finite; number {last} is not. "

@@ -13,7 +13,7 @@ from eigenscope.estimators.dense import DensePairs
 from eigenscope.estimators.long_vectors import orthonormal_rows
 from eigenscope.estimators.matrices import Operand, extra_bytes, load
 from eigenscope.estimators.order import Which
-from eigenscope.operators import CurvatureOperator
+from eigenscope.operators.gauss_newton import OutputCurvature
 from eigenscope.precision import wide_lengths
 from eigenscope.spectra import rounding_floor
 
@@ -23,7 +23,7 @@ _COPIES = 5
 
 def has_fewer_rows(
     operand: Operand, k: int, which: Which, memory: str | int | None
-) -> TypeGuard[CurvatureOperator]:
+) -> TypeGuard[OutputCurvature]:
     """Whether k pairs may come from the side of the outputs.
 
     Args:
@@ -37,7 +37,7 @@ def has_fewer_rows(
         those of its largest eigenvalues, and the work fits.
     """
     is_upper = which in {"largest", "magnitude"}
-    if not isinstance(operand, CurvatureOperator) or not is_upper:
+    if not isinstance(operand, OutputCurvature) or not is_upper:
         return False
     small = operand.smaller_side() if operand.is_positive_semidefinite else None
     if small is None or k > small.shape[0]:
@@ -47,7 +47,7 @@ def has_fewer_rows(
     return max(solving, vectors) <= resolve(memory)
 
 
-def num_rows(operand: CurvatureOperator) -> int:
+def num_rows(operand: OutputCurvature) -> int:
     """Return the rows of F, or D if they are not fewer.
 
     Args:
@@ -59,7 +59,7 @@ def num_rows(operand: CurvatureOperator) -> int:
     return (operand.smaller_side() or operand).shape[0]
 
 
-def raised_pairs(operand: CurvatureOperator, k: int) -> DensePairs | None:
+def raised_pairs(operand: OutputCurvature, k: int) -> DensePairs | None:
     """K pairs as v = Fᵀ w / √λ, orthogonalized, from F Fᵀ w = λ w.
 
     Args:
@@ -93,7 +93,7 @@ def raised_pairs(operand: CurvatureOperator, k: int) -> DensePairs | None:
 
 
 def raise_vectors(
-    operand: CurvatureOperator,
+    operand: OutputCurvature,
     values: Float[Tensor, " pair"],
     rows: Float[Tensor, "row pair"],
 ) -> tuple[Float[Tensor, "dim pair"], Float[Tensor, " pair"]]:

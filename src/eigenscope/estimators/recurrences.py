@@ -71,9 +71,7 @@ class Recurrences:
             ValueError: If the operator turns out not to be symmetric, or a product is
                 not finite.
         """
-        running = torch.from_numpy(self._is_running).to(self._products.device)
-        images = torch.zeros_like(self._next)
-        images[running] = self._products(self._next[running])
+        images = self._images()
         # Squares of float32 numbers leave its range long before the numbers do.
         lengths = wide_lengths(images)
         self._norm = max(self._norm, float(lengths.max()))
@@ -91,7 +89,16 @@ class Recurrences:
         coupling = np.where(self._is_running, rest, 0.0)
         self._couplings.append(coupling)
         scale = torch.from_numpy(np.where(coupling > 0, coupling, np.inf)).to(images)
-        self._next = images / scale[:, None]
+        self._next = images.div_(scale[:, None])
+
+    def _images(self) -> Float[Tensor, "probe dim"]:
+        """Return the products of the last vectors, zero where a probe has ended."""
+        if self._is_running.all():
+            return self._products(self._next)
+        running = torch.from_numpy(self._is_running).to(self._products.device)
+        images = torch.zeros_like(self._next)
+        images[running] = self._products(self._next[running])
+        return images
 
     def quadrature(
         self, num_steps: int | None = None

@@ -28,6 +28,7 @@ from eigenscope.operators.curvature_engines import (
     recording_of,
 )
 from eigenscope.operators.curvature_graphs import RecordedChunk, Recorder
+from eigenscope.precision import is_finite
 from eigenscope.problem import Batch, Halving, ParameterLayout
 from eigenscope.progress import progress
 
@@ -182,7 +183,7 @@ class CurvatureProducts:
             self.recordings.halving.repeat(
                 partial(self._add_all, way, rows, result), lambda: self._chunk_size(way)
             )
-            if not bool(result.isfinite().all()):
+            if not is_finite(result):
                 with self._recording(way):
                     self._refuse(way, rows)
         return result.T
@@ -207,7 +208,7 @@ class CurvatureProducts:
         Raises:
             ValueError: If a chunk's product with finite vectors is not finite.
         """
-        if not bool(rows.isfinite().all()):
+        if not is_finite(rows):
             raise ValueError(
                 "vectors must be finite; a column holds NaN or infinity. Look at where "
                 "it was computed."
@@ -215,7 +216,7 @@ class CurvatureProducts:
         for batch in pieces(self._problem.batches, self._chunk_size(way)):
             found = torch.zeros_like(rows)
             self._add_products(self._recorded(way, batch, self._names), rows, found)
-            if not bool(found.isfinite().all()):
+            if not is_finite(found):
                 raise ValueError(
                     "products with a curvature matrix must be finite; samples "
                     f"{batch.start} to {batch.start + batch.size - 1} give NaN or "

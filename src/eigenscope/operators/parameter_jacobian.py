@@ -24,6 +24,7 @@ from eigenscope.operators.room import require_room
 from eigenscope.operators.rows import Jacobian
 from eigenscope.operators.stored_rows import StoredRows
 from eigenscope.operators.streams import COLUMN_NORMS, ROW_NORMS, sum_dtype
+from eigenscope.precision import is_finite
 from eigenscope.problem import (
     Batch,
     ModelState,
@@ -310,7 +311,7 @@ class ParameterJacobian(Jacobian):
 
     def _require_finite(self, batch: Batch, found: Tensor) -> None:
         """Raise, naming sample and parameter, if J has spoilt what a chunk added to."""
-        if not bool(found.isfinite().all()):
+        if not is_finite(found):
             require_finite_rows(self._engine, batch)
 
     def _zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:

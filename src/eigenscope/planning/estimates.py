@@ -4,7 +4,6 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any, Final, cast
 
-import numpy as np
 from torch import Tensor
 
 from eigenscope.budget import resolve
@@ -19,28 +18,36 @@ from eigenscope.estimators import (
     trace,
     verify,
 )
-from eigenscope.estimators.basis import panel_size
 from eigenscope.estimators.dense import pairs_bytes, smaller_side, spectrum_bytes
 from eigenscope.estimators.eigenpairs import (
     chosen_pairs_method,
     default_block_size,
     takes_raised_pairs,
 )
+from eigenscope.estimators.lanczos import basis_capacity
 from eigenscope.estimators.lapack import MOST_ROWS, peak_bytes
 from eigenscope.estimators.matrices import Operand, extra_bytes
 from eigenscope.estimators.probing_vectors import probing_vectors
+from eigenscope.estimators.products import Products
 from eigenscope.estimators.whole import chosen_method
-from eigenscope.operators import CurvatureOperator, LinearOperator
+from eigenscope.operators import CurvatureOperator, Gram, LinearOperator, StoredGram
+from eigenscope.operators.gauss_newton import OutputCurvature
 from eigenscope.planning.factorizations import (
     eigenvalue_flops,
     eigenvalue_method,
     eigenvalue_seconds,
-    product_seconds,
 )
-from eigenscope.planning.operators import matrix_job, product_job, raising_job
+from eigenscope.planning.operators import matrix_job, raising_job
 from eigenscope.planning.plan import Alternative, Step
+from eigenscope.planning.products import (
+    in_panels,
+    itemsize,
+    orthogonalizing_seconds,
+    seconds_beside,
+    step_of_products,
+)
 from eigenscope.planning.rehearsal import Measurement
-from eigenscope.planning.smaller import problem_of
+from eigenscope.planning.smaller import on_first, problem_of
 from eigenscope.spectra import Spectrum
 
 Options = dict[str, Any]
@@ -49,8 +56,11 @@ _TOGETHER: Final = 8
 _TYPICAL_STEPS: Final = 48
 _PRODUCTS_PER_PAIR: Final = 12
 _OUTER_PER_PAIR, _NARROWER = 4, 18  # three copies of blocks of 2 instead of 8
-_CHEBYSHEV_VECTORS: Final = 6
-_CHECKING, _SIGN_CHECKING, _CHECKED_TOGETHER, _COPIES_CHECKED = 32, 28, 4, 12
+_POLISHED: Final = 4  # copies of all pairs while their residuals are taken
+_FEWEST_PROBES: Final = 12
+_CHEBYSHEV_VECTORS: Final = 7
+_CHECKING, _SIGN_CHECKING, _CHECKED_TOGETHER, _COPIES_CHECKED = 32, 28, 4, 10
+_SIGN_STEPS: Final = 20
 
 
 def _spectrum(options: Options, effort: float) -> Found:
@@ -92,20 +102,35 @@ def _top_eigenpairs(options: Options, effort: float) -> Found:
         steps, found = _exact(operand, effort, k, pairs_bytes(operand, k, which))
         return steps, [], found
     most = options["max_matvecs"] or max(2000, 200 * k)
-    step, found = _products(
+    count = min(most, _PRODUCTS_PER_PAIR * k + 40)
+    width = options["block_size"] or default_block_size(operand)
+    budget = resolve(options["memory"])
+    room = basis_capacity(Products(operand), k, width, budget)
+    given = {"k": k, "which": which, "method": "lanczos", "block_size": width}
+    step, found = step_of_products(
         operand,
-        effort,
+        effort / 2,
         name="block Lanczos",
-        count=min(most, _PRODUCTS_PER_PAIR * k + 40),
+        count=count,
         most=most,
-        width=options["block_size"] or default_block_size(operand),
-        basis=2 * k + 20,
-        kept_within=resolve(options["memory"]),
+        width=width,
+        basis=in_panels(min(room, count), operand.shape[0] * itemsize(operand))
+        + max(0, _POLISHED * k - 3 * width),
+        kept_within=budget,
+        beside=seconds_beside(
+            top_eigenpairs,
+            operand,
+            given | {"memory": options["memory"]},
+            sizes="max_matvecs",
+            least=k + 2 * width,
+            total=count,
+            effort=effort / 2,
+        ),
     )
     return [step], [], found
 
 
-def _raised_pairs(operand: CurvatureOperator, k: int, effort: float) -> Found:
+def _raised_pairs(operand: OutputCurvature, k: int, effort: float) -> Found:
     """Return the steps of pairs from the side of the outputs."""
     small = cast("LinearOperator", smaller_side(operand))
     solving = peak_bytes(small.shape[0], num_vectors=k)
@@ -116,32 +141,50 @@ def _raised_pairs(operand: CurvatureOperator, k: int, effort: float) -> Found:
 
 
 def _trace(options: Options, effort: float) -> Found:
-    return _probing(options, effort, f"trace by {options['method']}", has_entries=False)
+    name = f"trace by {options['method']}"
+    return _probing(trace, options, effort, name, has_entries=False)
 
 
 def _diagonal(options: Options, effort: float) -> Found:
-    return _probing(options, effort, "estimate of the diagonal", has_entries=True)
+    name = "estimate of the diagonal"
+    return _probing(diagonal, options, effort, name, has_entries=True)
 
 
-def _probing(options: Options, effort: float, name: str, *, has_entries: bool) -> Found:
+def _probing(
+    function: Callable[..., object],
+    options: Options,
+    effort: float,
+    name: str,
+    *,
+    has_entries: bool,
+) -> Found:
     operand, count = options["operator_or_matrix"], options["num_matvecs"]
     vectors = probing_vectors(
         options["method"],
         count,
         dim=operand.shape[0],
-        itemsize=max(4, _itemsize(operand)),
+        itemsize=max(4, itemsize(operand)),
         has_entries=has_entries,
         memory=options["memory"],
     )
-    step, found = _products(
+    step, found = step_of_products(
         operand,
-        effort,
+        effort / 2,
         name=name,
         count=count,
         most=count,
         width=vectors.width,
         basis=vectors.during,
         afterwards=vectors.most,
+        beside=seconds_beside(
+            function,
+            operand,
+            {name: options[name] for name in ("method", "memory")},
+            sizes="num_matvecs",
+            least=min(count, _FEWEST_PROBES),
+            total=count,
+            effort=effort / 2,
+        ),
     )
     return [step], [], found
 
@@ -151,7 +194,7 @@ def _apply_function(options: Options, effort: float) -> Found:
     width = 1 if vectors.ndim == 1 else vectors.shape[1]
     steps = min(options["max_steps"], options["operator_or_matrix"].shape[0])
     typical = min(_TYPICAL_STEPS, steps)
-    step, found = _products(
+    step, found = step_of_products(
         options["operator_or_matrix"],
         effort,
         name="Lanczos steps",
@@ -160,21 +203,42 @@ def _apply_function(options: Options, effort: float) -> Found:
         width=width,
         basis=width * typical,
         kept_within=resolve(options["memory"]),
+        beside=typical
+        * orthogonalizing_seconds(options["operator_or_matrix"], width, typical),
     )
     return [step], [], found
 
 
 def _verify(options: Options, effort: float) -> Found:
-    step, found = _products(
-        options["operator_or_matrix"],
+    operand = options["operator_or_matrix"]
+    basis = _COPIES_CHECKED * _CHECKED_TOGETHER
+    if _is_promised(operand):
+        vector_bytes = operand.shape[0] * itemsize(operand)
+        space = in_panels(_SIGN_STEPS, vector_bytes)
+        basis = max(basis, space + 4 * _CHECKED_TOGETHER)
+    step, found = step_of_products(
+        operand,
         effort,
         name="products for all checks",
         count=_CHECKING,
         most=_CHECKING + _SIGN_CHECKING,
         width=_CHECKED_TOGETHER,
-        basis=_COPIES_CHECKED * _CHECKED_TOGETHER,
+        basis=basis,
     )
     return [step], [], found
+
+
+def _is_promised(operand: Operand) -> bool:
+    """Return whether a matrix promises to have no negative eigenvalue.
+
+    A Hessian of two samples tells whether it is a Gauss-Newton matrix at less cost.
+    """
+    promised = isinstance(operand, Gram | StoredGram)
+    problem = problem_of(operand) if isinstance(operand, LinearOperator) else None
+    if not isinstance(operand, CurvatureOperator) or problem is None:
+        return promised
+    smaller = cast("CurvatureOperator", on_first(operand, problem.first(2)))
+    return smaller.is_positive_semidefinite
 
 
 def _through_spectrum(options: Options, effort: float) -> Found:
@@ -253,15 +317,29 @@ def _sampled(
     count = outer + _TOGETHER * typical
     if options["tolerance"] == 0:
         count = outer + probes * most_steps
-    step, found = _products(
+    together = min(_TOGETHER, probes)
+    steps = most_steps if options["tolerance"] == 0 else typical
+    given = {"method": method, "max_probes": together, "num_outer": 0, "tolerance": 0}
+    beside = seconds_beside(
+        spectrum,
         operand,
-        effort,
+        given | {"memory": options["memory"]},
+        sizes="max_steps",
+        least=2,
+        total=steps,
+        effort=effort / 2,
+    )
+    step, found = step_of_products(
+        operand,
+        effort / 2,
         name="outer eigenpairs and probes",
         count=count,
         most=outer + probes * most_steps,
         width=_TOGETHER,
-        basis=_sampled_vectors(dim * _itemsize(operand), outer, typical, method),
+        basis=_sampled_vectors(dim * itemsize(operand), outer, typical, method),
         kept_within=resolve(options["memory"]),
+        beside=beside * (count - outer) / (together * steps)
+        + outer / 2 * orthogonalizing_seconds(operand, 2, outer),
     )
     return [step], found
 
@@ -273,84 +351,16 @@ def _sampled_vectors(vector_bytes: int, outer: int, num_steps: int, method: str)
     """
     kept = outer // _OUTER_PER_PAIR
     if method == "slq":
-        probes = _TOGETHER * (4 + _in_panels(num_steps, _TOGETHER * vector_bytes))
+        probes = _TOGETHER * (1 + in_panels(num_steps, _TOGETHER * vector_bytes))
     else:
         probes = _CHEBYSHEV_VECTORS * _TOGETHER
-    return kept + max(_in_panels(outer, vector_bytes) - _NARROWER, probes)
-
-
-def _in_panels(count: int, vector_bytes: int) -> int:
-    rows = panel_size(max(1, vector_bytes))
-    return -(-count // rows) * rows
-
-
-def _products(
-    operand: Operand,
-    effort: float,
-    *,
-    name: str,
-    count: int,
-    most: int,
-    width: int,
-    basis: int,
-    afterwards: int = 0,
-    kept_within: int | None = None,
-) -> tuple[Step, tuple[Measurement, ...]]:
-    """Return a step of products with blocks, and orthogonalization against a basis.
-
-    `basis` vectors are held beside the products, `afterwards` when these are over;
-    what exceeds `kept_within` bytes of the basis is on disk.
-    """
-    dim, width = operand.shape[0], min(width, max(1, count))
-    item = _itemsize(operand)
-    orthogonal = 4 * dim * basis
-    found: tuple[Measurement, ...] = ()
-    if isinstance(operand, LinearOperator) and problem_of(operand) is not None:
-        job = product_job(operand, width)
-        found = job.rehearsed(effort)
-        one = job.step(found)
-    else:
-        flops = 2.0 * dim * dim * width
-        one = Step(
-            name=name,
-            method="matrix products",
-            flops=flops,
-            seconds=4 * flops * product_seconds(),  # narrow blocks read, hardly compute
-        )
-    blocks = count / width
-    seconds = blocks * (one.seconds + width * orthogonal * 2 * product_seconds())
-    recorded = max(0, one.device_bytes - 3 * width * dim * item)
-    whole = basis * dim * item
-    kept = whole if kept_within is None else min(whole, kept_within)
-    held = max(one.device_bytes + kept, recorded + afterwards * dim * item)
-    on_host = held if one.host_bytes or not found else 0
-    step = Step(
-        name=name,
-        method=one.method,
-        reason=f"{count} products expected, {most} at most",
-        passes=blocks * one.passes,
-        forward=blocks * one.forward,
-        backward=blocks * one.backward,
-        flops=blocks * (one.flops + width * orthogonal),
-        device_bytes=held,
-        host_bytes=on_host,
-        disk_bytes=whole - kept,
-        seconds=seconds,
-        at_most=seconds * most / count,
-    )
-    return step, found
+    return kept + max(in_panels(outer, vector_bytes) - _NARROWER, probes)
 
 
 def _block_seconds(steps: list[Step]) -> float:
     """Return the seconds of one block of eight products in estimated steps."""
     step = steps[-1]
     return step.seconds / max(1.0, step.passes or 1.0)
-
-
-def _itemsize(operand: Operand) -> int:
-    if isinstance(operand, np.ndarray):
-        return operand.dtype.itemsize
-    return operand.dtype.itemsize
 
 
 def _is_on_accelerator(operand: Operand) -> bool:

@@ -77,6 +77,15 @@ def product_seconds(dtype: torch.dtype = torch.float64) -> float:
     return _fastest(lambda: factor @ factor) / (2 * 1024**3)
 
 
+def reading_seconds() -> float:
+    """Return the seconds of a number in float64 that is read from memory once.
+
+    Returns:
+        Seconds; a matrix times a vector reads half of the symmetric matrix.
+    """
+    return 2 * _rates()[1]
+
+
 @cache
 def _rates() -> tuple[float, float, float]:
     """Return seconds per n³ in the cache, per number read, and per flop of products."""

@@ -27,6 +27,7 @@ from eigenscope.operators import (
 from eigenscope.operators.computed_blocks import ComputedBlocks
 from eigenscope.operators.curvature import CurvatureOperator
 from eigenscope.operators.curvature_products import LARGEST_CHUNK
+from eigenscope.operators.gauss_newton import OutputCurvature
 from eigenscope.operators.kernel_tiles import tile_engine
 from eigenscope.planning.functions import paired
 from eigenscope.planning.job import Job, nothing
@@ -117,7 +118,7 @@ def matrix_job(operator: LinearOperator) -> Job:
     )
 
 
-def raising_job(operator: CurvatureOperator, num_vectors: int) -> Job:
+def raising_job(operator: OutputCurvature, num_vectors: int) -> Job:
     """Return the job of eigenvectors from those of the side of the outputs.
 
     Args:
@@ -131,7 +132,7 @@ def raising_job(operator: CurvatureOperator, num_vectors: int) -> Job:
     each = num_rows(operator) / problem.num_samples
 
     def call_on(size: int) -> Callable[[], object]:
-        smaller = cast("CurvatureOperator", on_first(operator, problem.first(size)))
+        smaller = cast("OutputCurvature", on_first(operator, problem.first(size)))
         source = torch.Generator().manual_seed(0)
         shape = (round(each * size), num_vectors)
         rows = torch.randn(shape, generator=source, dtype=torch.float64)
@@ -168,12 +169,12 @@ def product_job(operator: LinearOperator, num_vectors: int) -> Job:
 
     def call_on(size: int) -> Callable[[], object]:
         smaller = on_first(operator, problem.first(size))
-        block = torch.ones(
-            smaller.shape[1], num_vectors, dtype=smaller.dtype, device=smaller.device
+        rows = torch.ones(
+            num_vectors, smaller.shape[1], dtype=smaller.dtype, device=smaller.device
         )
-        return lambda: smaller.multiply(block)
+        return lambda: smaller.multiply(rows.T)  # as estimates hold them
 
-    vectors = 3 * num_vectors * operator.shape[0] * operator.dtype.itemsize
+    vectors = 2 * num_vectors * operator.shape[0] * operator.dtype.itemsize
     return Job(
         name=f"products with {num_vectors} vectors",
         method=_how(operator),
