@@ -1,5 +1,7 @@
 """Distances with errors, distances of heights, subspaces and summaries."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from planted import Blind, outliers_and_bulk, planted
 from scipy.stats import wasserstein_distance
 
 import eigenscope as es
+from eigenscope.report.csv_files import write_csv
 
 
 def generator(seed: int) -> torch.Generator:
@@ -177,3 +180,16 @@ def test_a_summary_of_an_estimate_is_near_and_has_its_errors():
 def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- tables ----------------------------------------------------------------------
+
+
+def test_no_name_in_a_table_is_a_formula_and_numbers_stay_numbers(tmp_path):
+    names = ["=1+1", "+1", "-run", "@sum", "\tx", "run=1", "a,b\n"]
+    path = write_csv(tmp_path / "t.csv", ("run", "x"), [(n, -1.5) for n in names])
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["run", "x"]
+    assert [row[0] for row in rows] == [f"'{n}" for n in names[:5]] + names[5:]
+    assert {row[1] for row in rows} == {"-1.5"}

@@ -54,7 +54,7 @@ def test_a_phone_scrolls_in_one_direction(report, open_page):
 
 def test_hostile_names_stay_text(tmp_path, open_page):
     path = train_run(tmp_path / "run", names=(EVIL, BOLD))
-    other = train_run(tmp_path / "x <i>y &amp;")
+    other = train_run(tmp_path / "=x <i>y &amp;")
     write_report([path, other], tmp_path / "r.html", title=EVIL)
     page = open_page(tmp_path / "r.html")
     assert page.title() == EVIL
@@ -62,7 +62,7 @@ def test_hostile_names_stay_text(tmp_path, open_page):
     names = [text.strip() for text in hessian.locator("li .name").all_inner_texts()]
     assert names[0].startswith(f"run › {EVIL} D = 100")
     assert names[1].startswith(f"run › {BOLD} D = ")
-    assert names[2].startswith("x <i>y &amp; › full")
+    assert names[2].startswith("=x <i>y &amp; › full")
     hessian.get_by_role("button", name="Show none").click()
     hessian.get_by_role("checkbox").nth(1).check()
     hessian.get_by_role("button", name="By rank").click()
@@ -78,6 +78,8 @@ def test_hostile_names_stay_text(tmp_path, open_page):
     assert page.locator("img[src=x]").count() == 0
     rows = saved(page, hessian, "Eigenvalues, CSV")
     assert {row["spectrum"] for row in rows} == {EVIL, BOLD, "full", "fc.weight"}
+    assert {row["run"] for row in rows} == {"run", "'=x <i>y &amp;"}
+    assert min(float(row["eigenvalue"]) for row in rows) < 0  # a number stays one
 
 
 def test_few_recordings_are_marked_at_whole_numbers(tmp_path, open_page):

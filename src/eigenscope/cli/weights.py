@@ -1,7 +1,5 @@
 """`eigenscope weights`: spectra of a network's weight matrices and their tails."""
 
-import csv
-import io
 import json
 
 from torch import nn
@@ -11,9 +9,9 @@ from eigenscope.cli.problems import problem_of
 from eigenscope.cli.tables import terminal_table
 from eigenscope.estimators import weight_spectra
 from eigenscope.plots import comparison_figure, save_figure
+from eigenscope.report.csv_files import write_csv
 from eigenscope.report.matching import make_output_folder, require_no_run
 from eigenscope.report.training_numbers import WEIGHT_KEYS, tail_fits, weight_row
-from eigenscope.store import write_atomically
 
 
 def run_weights(options: WeightsOptions) -> None:
@@ -33,9 +31,7 @@ def run_weights(options: WeightsOptions) -> None:
     make_output_folder(options.out)
     for number, found in enumerate(spectra.values()):
         found.save(options.out / f"spectrum_{number:03d}.npz")
-    text = io.StringIO()
-    csv.writer(text).writerows([WEIGHT_KEYS, *rows])
-    write_atomically(options.out / "weights.csv", text.getvalue())
+    write_csv(options.out / "weights.csv", WEIGHT_KEYS, rows)
     title = f"Weights of {options.model}"
     figure = comparison_figure(
         spectra, fits, title=title, quantity="eigenvalue σ² of W Wᵀ"

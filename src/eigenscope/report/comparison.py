@@ -1,7 +1,5 @@
 """Several runs side by side: one figure, one table, one page."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +8,12 @@ from typing import final
 from eigenscope.experiments import SpectrumResult, load_jacobian_results
 from eigenscope.experiments.stored_results import require_results_fit
 from eigenscope.plots import comparison_figure, save_figure
+from eigenscope.report.csv_files import write_csv
 from eigenscope.report.jacobian import recorded_p_value
 from eigenscope.report.matching import make_output_folder
 from eigenscope.report.page import PageFigure, Table, write_page
 from eigenscope.report.runs import open_runs
-from eigenscope.store import Run, write_atomically
+from eigenscope.store import Run
 
 HEADER = (
     "run",
@@ -175,9 +174,7 @@ def write_comparison(comparison: Comparison, out: Path, *, title: str) -> Path:
     image = out / "comparison.png"
     save_figure(figure, image)
     rows = comparison.rows()
-    text = io.StringIO()
-    csv.writer(text).writerows([KEYS, *rows])
-    write_atomically(out / "comparison.csv", text.getvalue())
+    write_csv(out / "comparison.csv", KEYS, rows)
     page = out / "index.html"
     write_page(
         page,

@@ -1,7 +1,5 @@
 """Figures, tables and films of matched runs."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,8 +95,8 @@ def write_match(
     """
     make_output_folder(out)
     written = [
-        _table(out / "distances.csv", _DISTANCES, _distance_rows(matches)),
-        _table(out / "summary.csv", _SUMMARY, _summary_rows(matches)),
+        write_csv(out / "distances.csv", _DISTANCES, _distance_rows(matches)),
+        write_csv(out / "summary.csv", _SUMMARY, _summary_rows(matches)),
     ]
     title = "Layer spectra against the full Hessian's"
     figures = {
@@ -209,10 +207,3 @@ def _summary_rows(matches: Sequence[Match]) -> list[Sequence[object]]:
                 for i, layer in enumerate(match.layers)
             ]
     return rows
-
-
-def _table(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
-    text = io.StringIO()
-    csv.writer(text).writerows([header, *rows])
-    write_atomically(path, text.getvalue())
-    return path

@@ -1,8 +1,10 @@
 // Tables: sorted by a click on a column's name, saved as CSV with all digits.
 "use strict";
 
+// A text that a spreadsheet would take for a formula gets a leading '.
 function csvField(value) {
-  const text = value === null || value === undefined ? "" : String(value);
+  let text = value === null || value === undefined ? "" : String(value);
+  if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

@@ -1,7 +1,5 @@
 """Several trainings in figures and tables: the Jacobian studies."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +14,7 @@ from eigenscope.plots.trainings import (
     evolution_figure,
     panels_figure,
 )
+from eigenscope.report.csv_files import write_csv
 from eigenscope.report.matching import make_output_folder
 from eigenscope.report.training_numbers import (
     CLASS_KEYS,
@@ -31,7 +30,7 @@ from eigenscope.report.training_numbers import (
     weight_row,
 )
 from eigenscope.spectra import Spectrum
-from eigenscope.store import Run, write_atomically
+from eigenscope.store import Run
 from eigenscope.training import History
 
 _TAIL_KEYS: Final = ("alpha", "alpha_stderr", "ks_distance", "lambda_max")
@@ -115,11 +114,8 @@ def write_trainings(trainings: Sequence[Training], out: Path) -> list[Path]:
     if classes:
         tables["classes.csv"] = [CLASS_KEYS, *classes]
     written: list[Path] = []
-    for name, rows in tables.items():
-        text = io.StringIO()
-        csv.writer(text).writerows(rows)
-        write_atomically(out / name, text.getvalue())
-        written.append(out / name)
+    for name, (header, *rows) in tables.items():
+        written.append(write_csv(out / name, header, rows))
     for name, figure in _figures(trainings).items():
         save_figure(figure, out / name)
         written.append(out / name)
