@@ -21,6 +21,7 @@ from eigenscope.plots.matching import (
     peak_figure,
     summed_figure,
 )
+from eigenscope.report.csv_files import write_csv
 from eigenscope.store import Run, write_atomically
 from eigenscope.store.files import PARTIAL_SUFFIX
 from eigenscope.training import History
