@@ -83,17 +83,18 @@ def calls(model: nn.Module, x: torch.Tensor) -> Iterator[Call]:
 
 
 def fresh(
-    function: Callable[..., object], arguments: tuple[object, ...]
-) -> Callable[[dict[str, object]], object]:
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+) -> Callable[[], object]:
     """Return the call with an operator that has recorded nothing yet."""
     owner = getattr(function, "__self__", None)
     if isinstance(owner, es.Hessian):
-        new = es.Hessian(owner.problem)
-        return lambda options: new.multiply(*arguments, **options)  # type: ignore[arg-type]
+        return partial(es.Hessian(owner.problem).multiply, *arguments, **options)  # type: ignore[arg-type]
     if arguments and isinstance(arguments[0], es.Hessian | es.GaussNewton):
         made = type(arguments[0])(arguments[0].problem)
-        return lambda options: function(made, *arguments[1:], **options)
-    return lambda options: function(*arguments, **options)
+        return partial(function, made, *arguments[1:], **options)
+    return partial(function, *arguments, **options)
 
 
 def _graded(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[object, ...]:
@@ -160,10 +161,11 @@ def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
         trainer.run_epoch()
 
 
-def seconds_of(call: Callable[[], object]) -> float:
+def seconds_of(ready: Callable[[], Callable[[], object]]) -> float:
     """Return the seconds of the fastest of some calls, of two at least."""
     found: list[float] = []
     while len(found) < 2 or (sum(found) < 1 and len(found) < 5):
+        call = ready()
         started = time.perf_counter()
         call()
         found.append(time.perf_counter() - started)
@@ -198,31 +200,32 @@ def main() -> None:
                 if chosen.row not in title:
                     continue
                 made = es.plan(function, *arguments, **options)  # type: ignore[arg-type]
-                call = partial(made_fresh, function, arguments, options)
-                factors += add_row(report, name, title, made, call)
+                ready = partial(fresh, function, arguments, options)
+                factors += add_row(report, name, title, made, ready)
         if chosen.only != "calls":
             for title, made, call in verbs(model, x):
-                factors += add_row(report, name, f"verb {title}", made, call)
+                ready = partial(itself, call)
+                factors += add_row(report, name, f"verb {title}", made, ready)
     worst = max((max(f, 1 / f) for f in factors), default=1.0)
     report.add(f"\nLargest factor between planned and measured seconds: {worst:.2f}.")
     if chosen.out:
         chosen.out.write_text("\n".join(report.lines) + "\n")
 
 
-def made_fresh(
-    function: Callable[..., object],
-    arguments: tuple[object, ...],
-    options: dict[str, object],
-) -> object:
-    return fresh(function, arguments)(options)
+def itself(call: Callable[[], object]) -> Callable[[], object]:
+    return call
 
 
 def add_row(
-    report: Report, name: str, title: str, made: es.Plan, call: Callable[[], object]
+    report: Report,
+    name: str,
+    title: str,
+    made: es.Plan,
+    ready: Callable[[], Callable[[], object]],
 ) -> list[float]:
     """Add predicted and measured; return their factor unless both are short."""
-    seconds = seconds_of(call)
-    peak, flops = bytes_of(call)
+    seconds = seconds_of(ready)
+    peak, flops = bytes_of(ready())
     ratio = made.seconds / seconds
     is_short = max(made.seconds, seconds) < SHORTEST
     report.row(

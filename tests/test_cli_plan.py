@@ -59,6 +59,7 @@ def test_a_jacobian_is_planned(capsys, here):
     words = ["jacobian", *own(), "--replicas", "5"]
     steps = steps_of(capsys, *words)
     assert list(steps) == [
+        "preparation",
         "InputJacobian.write",
         "Gram matrix, logits, samples",
         "eigenvalues, logits, samples",
@@ -216,7 +217,7 @@ def test_ranks_share_what_is_dealt_out(capsys):
     alone = steps_of(capsys, "jacobian", *own())["InputJacobian.write"]
     words = ("plan", "--ranks", "2", "jacobian", *own())
     found = as_json(capsys, *words)
-    shared = found["steps"][0]
+    shared = found["steps"][1]
     assert shared["backward"] == alone["backward"] / 2
     assert "each of 2 ranks" in found["remarks"][0]
 

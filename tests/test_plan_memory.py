@@ -13,6 +13,7 @@ from eigenscope.experiments.matrix_costs import gram_steps
 from eigenscope.jacobian.acceleration import accelerate
 from eigenscope.planning.algebra import algebra_seconds
 from eigenscope.planning.counting import Counting
+from eigenscope.planning.operators import chunk_of
 
 CPU = torch.device("cpu")
 BRIEF = 1e-3
@@ -119,3 +120,10 @@ def test_the_seconds_of_vectors_are_those_of_a_matrix_that_costs_nothing():
     )
     assert sizes == [2, 2, 4, 4]
     assert found > 0
+
+
+def test_a_parameter_jacobian_is_planned_by_the_chunks_that_it_takes(monkeypatch):
+    jacobian = es.ParameterJacobian(es.Problem(wide(), torch.randn(90, 900)))
+    assert chunk_of(jacobian) == jacobian.chunk_size
+    monkeypatch.setattr(es.ParameterJacobian, "chunk_size", property(lambda _: 7))
+    assert chunk_of(jacobian) == 7

@@ -1,11 +1,12 @@
 """What the runs of each verb will cost, as plans."""
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,11 @@ from eigenscope.experiments.class_structure import PER_CLASS
 from eigenscope.experiments.curvature_spectra import CurvaturePlan, prepare_curvature
 from eigenscope.experiments.jacobian_spectra import JacobianPlan, prepare_jacobian
 from eigenscope.experiments.kernel_spectra import KernelPlan, prepare_kernels
-from eigenscope.experiments.matrix_costs import eigenvalue_step, gram_steps
+from eigenscope.experiments.matrix_costs import (
+    eigenvalue_step,
+    file_rates,
+    gram_steps,
+)
 from eigenscope.experiments.records import write_small
 from eigenscope.experiments.tails import RULES, fit_tails, tail_numbers
 from eigenscope.kernels import conjugate_kernel
@@ -35,6 +40,8 @@ from eigenscope.planning import Plan, Step, plan, plan_of_job
 from eigenscope.planning.job import Job
 from eigenscope.problem import Problem
 from eigenscope.store import Run
+
+Value = TypeVar("Value")
 
 _LEAST_VALUES: Final = 256
 _TAIL_EFFORT: Final = 0.5
@@ -52,9 +59,10 @@ def jacobian_cost(problem: Problem, wanted: JacobianPlan, *, effort: float) -> P
     Returns:
         One step for the Jacobian, two for each spectrum, and those of tails and files.
     """
-    jacobian = prepare_jacobian(problem, wanted)
+    jacobian, preparation = _prepared(lambda: prepare_jacobian(problem, wanted))
     parts: list[Plan | Step] = [
-        plan(jacobian.write, None, memory=wanted.memory, effort=effort)
+        preparation,
+        plan(jacobian.write, None, memory=wanted.memory, effort=effort),
     ]
     for output in wanted.outputs:
         for layout in wanted.layouts:
@@ -131,8 +139,10 @@ def curvature_cost(
     Returns:
         Steps for every matrix and block.
     """
-    parts: list[Plan | Step] = []
-    operators = prepare_curvature(problem, wanted, run=None)
+    operators, preparation = _prepared(
+        lambda: prepare_curvature(problem, wanted, run=None)
+    )
+    parts: list[Plan | Step] = [preparation]
     for name, operator in operators.items():
         prefix = f"{name}, " if len(operators) > 1 else ""
         parts += _curvature_parts(
@@ -259,6 +269,15 @@ def _curvature_parts(
         pairs: dict[str, Any] = {"which": "magnitude", "memory": wanted.memory}
         count = min(wanted.num_pairs, operator.shape[0])
         parts.append(plan(top_eigenpairs, operator, count, effort=each, **pairs))
+        size = count * operator.shape[0] * operator.dtype.itemsize
+        parts.append(
+            Step(
+                name=f"{count} eigenpairs on disk",
+                method="one file",
+                disk_bytes=size,
+                seconds=size * file_rates()[0],
+            )
+        )
     return parts
 
 
@@ -272,6 +291,15 @@ def _class_parts(
     count = min(PER_CLASS * classes, total.shape[0])
     pairs = plan(top_eigenpairs, total, count, memory=wanted.memory, effort=effort / 8)
     return [means, pairs.named("total"), pairs.named("within")]
+
+
+def _prepared(prepare: Callable[[], Value]) -> tuple[Value, Step]:
+    """Return what a verb prepares before its run, and the step of that, as it took."""
+    started = time.perf_counter()
+    value = prepare()
+    seconds = time.perf_counter() - started
+    step = Step(name="preparation", method="checks and choices", seconds=seconds)
+    return value, step
 
 
 def _num_components(problem: Problem, by: Components) -> int:

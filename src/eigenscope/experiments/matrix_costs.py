@@ -1,7 +1,12 @@
 """What stored Gram matrices and their eigenvalues will cost."""
 
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
 from typing import Final, cast
 
+import numpy as np
 import torch
 
 from eigenscope.budget import format_bytes, resolve
@@ -17,11 +22,34 @@ from eigenscope.planning.factorizations import (
     eigenvalue_seconds,
     product_seconds,
 )
+from eigenscope.store import Run
 
 _TILE: Final = 2048
-_DISK_RATE: Final = 1e-9  # seconds for a byte, through the system's cache
+_PROBED: Final = 2**21  # numbers that are written and read to see how long it takes
 _OUTER, _TOGETHER, _TYPICAL_STEPS = 100, 8, 48
 _MOST_PROBES, _MOST_STEPS = 64, 256
+
+
+@cache
+def file_rates() -> tuple[float, float]:
+    """Return the seconds of a byte that is written into a run, and read from it.
+
+    Returns:
+        Both, with checksums, of a tile in the folder for temporary files.
+    """
+    values = np.zeros(_PROBED, dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        with Run.create(path, verb="plan", arguments={}, ranks="own") as run:
+            array = run.array(
+                "tile", shape=values.shape, dtype="float32", tile_shape=values.shape
+            )
+            started = time.perf_counter()
+            array.write((0,), values)
+            written = time.perf_counter()
+            array.read_into(values, (slice(0, len(values)),))
+            read = time.perf_counter()
+    return (written - started) / values.nbytes, (read - written) / values.nbytes
 
 
 def gram_steps(
@@ -45,7 +73,8 @@ def gram_steps(
     inner = rows * columns // size
     item = jacobian.dtype.itemsize
     tile = min(_TILE, size)
-    passes = -(-size // tile) / 2 if by_rows else 1
+    passes = (-(-size // tile) + 1) / 2 if by_rows else 1
+    passes += jacobian.layout == "samples"  # norms of all rows
     flops = float(size) * size * inner
     held = _gram_numbers(jacobian, wanted, by_rows=by_rows, is_derived=is_derived)
     reading = passes * rows * columns * item
@@ -61,7 +90,7 @@ def gram_steps(
         host_bytes=min(held * item, resolve(wanted.memory)),
         disk_bytes=size * (size + 1) // 2 * item,
         is_shared=True,
-        seconds=flops * product_seconds(jacobian.dtype) + reading * _DISK_RATE,
+        seconds=flops * product_seconds(jacobian.dtype) + reading * file_rates()[1],
     )
     eigenvalues = eigenvalue_step(
         size,
@@ -131,7 +160,7 @@ def _from_tiles(size: int, name: str, needed: int) -> Step:
     flops = 2.0 * size * size * count
     reading = blocks * size * size / 2 * 4
     basis = 2 * (_OUTER + _TOGETHER * _TYPICAL_STEPS) * size * 4
-    seconds = 2 * flops * product_seconds(torch.float32) + reading * _DISK_RATE
+    seconds = 2 * flops * product_seconds(torch.float32) + reading * file_rates()[1]
     return Step(
         name=name,
         method="slq from tiles",

@@ -96,6 +96,11 @@ class ParameterJacobian(Jacobian):
         self._state = ModelState(problem.model)
 
     @property
+    def chunk_size(self) -> int:
+        """Samples that go through the network together."""
+        return self._engine.chunk_size
+
+    @property
     @override
     def shape(self) -> tuple[int, int]:
         return self.problem.num_samples * self._engine.num_outputs, self._num_columns

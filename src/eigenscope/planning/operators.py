@@ -208,6 +208,8 @@ def chunk_of(operator: LinearOperator, method: str = "multiply") -> int:
     factor = operator.factor if isinstance(operator, Gram) else operator
     if isinstance(factor, InputJacobian) and factor.engine is not None:
         return factor.engine.chunk_size
+    if isinstance(factor, ParameterJacobian):
+        return factor.chunk_size
     problem = problem_of(factor)
     return (problem and problem.batches.batch_size) or _CHUNK
 

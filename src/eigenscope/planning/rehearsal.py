@@ -15,7 +15,7 @@ from eigenscope.planning.counting import Bystanders, Counting
 
 EFFORT: Final = 4.0
 """Seconds that a rehearsal takes, roughly."""
-_SHORT, _LONG = 0.2, 4.0
+_SHORT, _LONG = 0.5, 4.0
 _MOST_RUNS: Final = 5
 _GROWTH: Final = 8
 
