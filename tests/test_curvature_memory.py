@@ -1,5 +1,6 @@
 """How large the tensors are that products make, by a recorder of all operations."""
 
+import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import eigenscope as es
+from eigenscope.experiments import CurvaturePlan, prepare_curvature, run_curvature
 
 VOCABULARY, LENGTH, SAMPLES = 20_000, 5, 5
 
@@ -139,6 +141,31 @@ def test_products_keep_to_their_budget(name, kind):
         beside = 8 * vector.nbytes
         assert recorder.peak <= 1.1 * share * total + beside
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.message
+def test_a_run_divides_its_budget_between_recordings_and_estimates(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    data = torch.ones(20, 6), torch.arange(20) % 3
+    problem = es.Problem(model, data, loss=nn.CrossEntropyLoss())
+
+    def work(memory: int) -> None:
+        wanted = CurvaturePlan(method="exact", num_pairs=0, layers=None, memory=memory)
+        with es.Run.create(tmp_path / str(memory), verb="x", arguments={}) as run:
+            operators = prepare_curvature(problem, wanted, run=None)
+            kept = operators["hessian"].products.recordings  # type: ignore[attr-defined]
+            run_curvature(run, problem, wanted, operators)
+            assert kept.budget == memory // 2
+
+    with pytest.raises(
+        ValueError, match=r"must fit 9.8 KiB, its share \(1 of 2"
+    ) as info:
+        work(20_000)
+    advised = re.search(r"memory=(\d+)", str(info.value))
+    assert advised is not None
+    work(int(advised[1]))
+    with pytest.raises(ValueError, match="its share"):
+        work(int(advised[1]) - 2)
 
 
 def test_what_is_kept_is_counted():

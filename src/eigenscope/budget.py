@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, Self, final
 
 import psutil
 
@@ -17,6 +17,38 @@ _UNITS: Final = {"b": 1} | {
     for suffix, base in (("b", 1000), ("ib", 1024))
 }
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+@final
+class Share(int):
+    """One of equal parts of a budget, in bytes; what is advised is of the whole.
+
+    Attributes:
+        parts: How many there are.
+    """
+
+    parts: int
+
+    @classmethod
+    def of(cls, memory: str | int | None, parts: int) -> Self | None:
+        """Return each one's part of a budget that several use at one time.
+
+        Args:
+            memory: The budget; of None, which is half of what is available, each
+                takes its own.
+            parts: How many use it.
+
+        Returns:
+            The part.
+
+        Raises:
+            ValueError: If it is not a size.
+        """
+        if memory is None:
+            return None
+        made = cls(max(1, parse_bytes(memory) // parts))
+        made.parts = parts
+        return made
 
 
 def parse_bytes(size: str | int) -> int:
@@ -146,10 +178,16 @@ def require_fits(
     """
     budget = resolve(memory)
     if needed > budget:
+        parts = memory.parts if isinstance(memory, Share) else 1
+        most = f"the memory budget of {format_bytes(budget)}"
+        if parts > 1:
+            most = (
+                f"{format_bytes(budget)}, its share (1 of {parts}) of the memory budget"
+            )
+        whole = parts * needed
         raise ValueError(
-            f"{what} must fit the memory budget of {format_bytes(budget)}; "
-            f"{format_bytes(needed)} are needed. Give more with memory={needed} "
-            f"(--memory {needed}) or above, {way_out}."
+            f"{what} must fit {most}; {format_bytes(needed)} are needed. Give more "
+            f"with memory={whole} (--memory {whole}) or above, {way_out}."
         )
     return budget
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from eigenscope._types import Components
 from eigenscope.analysis import decompose_by_class, fit_power_law
 from eigenscope.analysis.classwise import require_classes
-from eigenscope.budget import resolve
+from eigenscope.budget import Share, resolve
 from eigenscope.estimators import spectrum, top_eigenpairs, verify
 from eigenscope.experiments.class_structure import PER_CLASS
 from eigenscope.experiments.curvature_spectra import CurvaturePlan, prepare_curvature
@@ -143,15 +143,16 @@ def curvature_cost(
         lambda: prepare_curvature(problem, wanted, run=None)
     )
     parts: list[Plan | Step] = [preparation]
+    half = replace(wanted, memory=Share.of(wanted.memory, 2))
     for name, operator in operators.items():
         prefix = f"{name}, " if len(operators) > 1 else ""
         parts += _curvature_parts(
-            operator, wanted, prefix=prefix, effort=effort / len(operators)
+            operator, half, prefix=prefix, effort=effort / len(operators)
         )
         if does_verify:
             parts.append(plan(verify, operator, effort=effort / 8).named("verify"))
     if wanted.classes and wanted.decomposed is not None:
-        parts += _class_parts(operators[wanted.decomposed], wanted, effort)
+        parts += _class_parts(operators[wanted.decomposed], half, effort)
     parts.append(run_step(3 + len(parts)))
     return Plan.joined("eigenscope hessian", parts, memory=wanted.memory)
 

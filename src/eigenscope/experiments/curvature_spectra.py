@@ -10,7 +10,7 @@ import torch
 from eigenscope._types import JsonValue, require_choice
 from eigenscope.analysis import fit_bulk, summarize, wasserstein_estimate
 from eigenscope.analysis.classwise import require_classes
-from eigenscope.budget import parse_bytes
+from eigenscope.budget import Share, parse_bytes
 from eigenscope.estimators import spectrum
 from eigenscope.experiments.class_structure import write_class_structure
 from eigenscope.experiments.eigenpairs import eigenpairs_path, write_eigenpairs
@@ -129,7 +129,8 @@ def prepare_curvature(
         require_same_problem(run, problem)
         memory = budget_of(run, plan.memory)
     found: dict[Curvature, SymmetricOperator] = {
-        name: curvature(problem, name, memory=memory) for name in plan.operators
+        name: curvature(problem, name, memory=Share.of(memory, 2))
+        for name in plan.operators
     }
     if plan.classes and plan.decomposed is not None:
         require_classes(found[plan.decomposed])
@@ -163,7 +164,8 @@ def run_curvature(
     """
     require_same_problem(run, problem)
     run.record_settings({"fingerprint": dict(problem.fingerprint())})
-    plan = replace(plan, memory=budget_of(run, plan.memory))
+    # The operator's recordings have the other half.
+    plan = replace(plan, memory=Share.of(budget_of(run, plan.memory), 2))
     run.record_result("num_samples", problem.num_samples)
     sizes = [p.numel() for p in problem.params.values()]
     run.record_result("num_parameters", sum(sizes))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eigenscope._types import require_choice
+from eigenscope.budget import Share
 from eigenscope.estimators import spectrum, top_eigenpairs, trace
 from eigenscope.estimators.order import Which
 from eigenscope.estimators.trace import TraceMethod, require_num_matvecs
@@ -100,7 +101,10 @@ class CurvatureSpectra:
             memory=memory,
         )
         self._full, self._seed = full, seed
-        self._options: dict[str, Any] = {"method": method, "memory": memory}
+        self._options: dict[str, Any] = {
+            "method": method,
+            "memory": Share.of(memory, 2),
+        }
         self._sampling: dict[str, Any] = {
             "tolerance": tolerance,
             "max_probes": max_probes,
@@ -214,7 +218,7 @@ class CurvatureEigenvalues:
         self._options: dict[str, Any] = {
             "tolerance": tolerance,
             "max_matvecs": max_matvecs,
-            "memory": memory,
+            "memory": Share.of(memory, 2),
         }
         self._vectors: Float[Tensor, "dim k"] | None = None
 
@@ -342,7 +346,8 @@ class CurvatureTrace:
             memory=memory,
         )
         self._method: TraceMethod = method
-        self._num_matvecs, self._seed, self._memory = num_matvecs, seed, memory
+        self._num_matvecs, self._seed = num_matvecs, seed
+        self._memory = Share.of(memory, 2)
 
     def __call__(self, model: nn.Module) -> dict[str, Estimate]:
         """Return "full" and the layers' names to traces.

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, final
 from torch import nn
 
 from eigenscope._types import require_choice
-from eigenscope.budget import parse_bytes
+from eigenscope.budget import Share, parse_bytes
 from eigenscope.operators import (
     Curvature,
     SymmetricOperator,
@@ -34,7 +34,7 @@ class RiskCurvature:
         layers: Which diagonal blocks.
         params: As for `es.Problem`.
         batch_size: As for `es.Problem`.
-        memory: Budget for recordings that are kept.
+        memory: Budget, of which recordings that are kept have half.
     """
 
     data: object
@@ -61,7 +61,7 @@ class RiskCurvature:
             params=self.params,
             batch_size=self.batch_size,
         )
-        return curvature(problem, self.kind, memory=self.memory)
+        return curvature(problem, self.kind, memory=Share.of(self.memory, 2))
 
     def blocks(
         self, model: nn.Module, matrix: SymmetricOperator
