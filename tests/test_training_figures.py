@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import eigenscope as es
 from eigenscope.plots.families import FamilyMember, family_figure
-from eigenscope.plots.trainings import evolution_figure, panels_figure
+from eigenscope.plots.trainings import Points, evolution_figure, panels_figure
 
 
 def test_no_panel_hides_the_largest_eigenvalue_of_another_run():
@@ -26,7 +26,7 @@ def test_no_panel_hides_the_largest_eigenvalue_of_another_run():
 
 
 def test_accuracies_are_drawn_on_a_linear_axis():
-    points = ([0.0, 1.0], [0.05, 0.9])
+    points = Points([0.0, 1.0], [0.05, 0.9])
     names = ("accuracy, train", "trace")
     figure = panels_figure(
         {name: {"run": points} for name in names},
@@ -36,10 +36,21 @@ def test_accuracies_are_drawn_on_a_linear_axis():
     assert [ax.get_yscale() for ax in figure.axes] == ["linear", "log"]
 
 
+def test_bars_are_standard_errors():
+    lines = {
+        "sure": Points([0.0, 1.0], [3.0, 2.0]),
+        "estimated": Points([0.0, 1.0], [3.0, 2.5], [0.5, 0.25]),
+    }
+    figure = panels_figure({"trace": lines}, axes={"trace": "epoch"}, title="t")
+    (bars,) = figure.axes[0].collections
+    ends = [(s[0, 1], s[1, 1]) for s in bars.get_segments()]  # type: ignore[attr-defined]
+    assert ends == [(2.5, 3.5), (2.25, 2.75)]
+
+
 @pytest.mark.parametrize("num_runs", [3, 14])
 def test_the_legend_of_all_panels_is_below_them_and_names_every_run(num_runs):
     runs = [f"batch-{number:03d} $x$" for number in range(num_runs)]
-    points = ([0.0, 1.0], [0.5, 0.9])
+    points = Points([0.0, 1.0], [0.5, 0.9])
     names = ("accuracy, train", "trace", "largest", "last")
     panels = {name: dict.fromkeys(runs, points) for name in names}
     del panels[names[0]][runs[-1]]  # nothing of it in the first panel

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,7 +23,19 @@ _COLUMNS: Final = 3
 _MOST_EPOCHS: Final = 7
 _SHARE: Final = "accuracy"  # from 0 to 1, on a linear axis
 
-Points = tuple[Sequence[float], Sequence[float]]
+
+class Points(NamedTuple):
+    """A line of a panel.
+
+    Attributes:
+        x: Places.
+        y: Values.
+        errors: Standard errors of the values, NaN for none; empty for none at all.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    errors: Sequence[float] = ()
 
 
 def panels_figure(
@@ -32,13 +44,14 @@ def panels_figure(
     """Draw one panel for each quantity, one line for each run.
 
     Args:
-        panels: By the quantity's name, the label of its axis: by run, x and y.
+        panels: By the quantity's name, the label of its axis: by run, the line.
         axes: By the same name, the label of the axis of x.
         title: Of the figure.
 
     Returns:
-        The figure, the legend of all panels below them; an axis of y whose values span
-        more than a decade is logarithmic, unless they are accuracies.
+        The figure, the legend of all panels below them; bars are ± one standard error;
+        an axis of y whose values span more than a decade is logarithmic, unless they
+        are accuracies.
 
     Raises:
         ValueError: If there is no panel.
@@ -57,9 +70,13 @@ def panels_figure(
             ax.remove()
         drawn: dict[str, Line2D] = {}
         for ax, (name, lines) in zip(grid, panels.items(), strict=False):
-            for label, (x, y) in lines.items():
+            for label, points in lines.items():
                 color, style = styles[label]
-                (line,) = ax.plot(x, y, color=color, ls=style, marker="o", ms=3)
+                (line,) = ax.plot(
+                    points.x, points.y, color=color, ls=style, marker="o", ms=3
+                )
+                if points.errors:
+                    ax.errorbar(*points, color=color, fmt="none", elinewidth=1)
                 drawn.setdefault(label, line)
             ax.set_ylabel(name, parse_math=False)
             if not name.startswith(_SHARE):
@@ -106,7 +123,9 @@ def _label_across(ax: Axes, label: str) -> None:
 
 
 def _choose_scale(ax: Axes, lines: Mapping[str, Points]) -> None:
-    values = np.array([value for _, y in lines.values() for value in y], dtype=float)
+    values = np.array(
+        [value for line in lines.values() for value in line.y], dtype=float
+    )
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() > 10 * values.min():
         ax.set_yscale("log")

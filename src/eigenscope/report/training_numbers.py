@@ -55,19 +55,33 @@ class Training:
     def scalar(self, name: str) -> Points:
         """Return epochs and values of a number; nothing if it was not recorded."""
         if name not in self.history.names:
-            return [], []
+            return Points([], [])
         epochs, values = self.history.series(name)
-        return epochs.tolist(), values.tolist()
+        entries = [self.history.entries[number][name] for number in epochs.tolist()]
+        errors = [_stderr(entry) for entry in entries]
+        known = errors if any(error > 0 for error in errors) else []
+        return Points(epochs.tolist(), values.tolist(), known)
 
     def spectra(self, name: str) -> dict[int, Spectrum]:
         """Return the spectra of a name by epoch; nothing if there are none."""
         return self.history.spectra(name) if name in self.history.names else {}
 
-    def of_jacobian(self, value: Callable[[Spectrum], float | None]) -> Points:
-        """Return epochs and a number of the Jacobian spectra, where it is defined."""
-        numbers = {n: value(found) for n, found in self.spectra(JACOBIAN).items()}
+    def of_spectra(
+        self, name: str, value: Callable[[Spectrum], tuple[float, float] | None]
+    ) -> Points:
+        """Return epochs and a number of some spectra, where it is defined.
+
+        Args:
+            name: Of the spectra.
+            value: From a spectrum to the number and its standard error, 0 for none.
+
+        Returns:
+            The line; empty if there are no such spectra.
+        """
+        numbers = {n: value(found) for n, found in self.spectra(name).items()}
         kept = {n: number for n, number in numbers.items() if number is not None}
-        return list(kept), list(kept.values())
+        values, errors = ([pair[i] for pair in kept.values()] for i in (0, 1))
+        return Points(list(kept), values, errors if any(errors) else [])
 
     def class_names(self) -> dict[str, str]:
         """Return the names of the classes that have spectra, by their numbers."""
@@ -85,7 +99,7 @@ class Training:
         rows: list[Sequence[object]] = []
         for number, label in self.class_names().items():
             shares = dict(
-                zip(*self.scalar(f"{CLASS_ACCURACIES}/{number}"), strict=True)
+                zip(*self.scalar(f"{CLASS_ACCURACIES}/{number}")[:2], strict=True)
             )
             for epoch, found in self.spectra(CLASS_SPECTRA + number).items():
                 _, size, *numbers = weight_row(number, found, tail_fit(found))
@@ -167,3 +181,9 @@ def tail_fit(found: Spectrum, rule: XminRule = "scan") -> PowerLaw | None:
         return fit_power_law(found, xmin=rule)
     except ValueError:  # no tail above the noise floor
         return None
+
+
+def _stderr(entry: float | list[float | None] | None) -> float:
+    """Return the standard error of a recorded number, NaN where it has none."""
+    error = entry[1] if isinstance(entry, list) else None
+    return float("nan") if error is None else error

@@ -186,9 +186,9 @@ def _panels(
     sources: dict[str, tuple[str, Callable[[Training], Points]]] = {
         "accuracy, train": ("epoch", lambda one: one.scalar("accuracy/train")),
         "accuracy, test": ("epoch", lambda one: one.scalar("accuracy/test")),
-        "λ_max of the Jacobian Gram": ("epoch", lambda one: one.of_jacobian(_largest)),
+        "λ_max of the Jacobian Gram": ("epoch", _largest_of),
         "λ_max of the Jacobian Gram ": ("accuracy, train", _against_accuracy),
-        "α of the Jacobian spectrum": ("epoch", lambda one: one.of_jacobian(_alpha)),
+        "α of the Jacobian spectrum": ("epoch", _alpha_of),
         "λ_max of the Hessian": ("epoch", lambda one: one.scalar(TOP)),
         "trace of the Hessian": ("epoch", lambda one: one.scalar(TRACE)),
         "α of the first weight": ("epoch", _first_weight_alpha),
@@ -196,8 +196,8 @@ def _panels(
     panels: dict[str, dict[str, Points]] = {}
     axes: dict[str, str] = {}
     for name, (axis, source) in sources.items():
-        lines = {one.label: points for one in trainings if (points := source(one))[0]}
-        if any(len(x) > 1 for x, _ in lines.values()):
+        lines = {one.label: points for one in trainings if (points := source(one)).x}
+        if any(len(points.x) > 1 for points in lines.values()):
             panels[name], axes[name] = lines, axis
     return panels, axes
 
@@ -233,27 +233,25 @@ def _series(trainings: Sequence[Training]) -> list[Sequence[object]]:
 
 
 def _against_accuracy(one: Training) -> Points:
-    accuracy = dict(zip(*one.scalar("accuracy/train"), strict=True))
-    epochs, values = one.of_jacobian(_largest)
-    pairs = [(accuracy[n], v) for n, v in zip(epochs, values, strict=True)]
-    return [a for a, _ in pairs], [v for _, v in pairs]
+    accuracies = one.scalar("accuracy/train")
+    accuracy = dict(zip(accuracies.x, accuracies.y, strict=True))
+    found = _largest_of(one)
+    return Points([accuracy[number] for number in found.x], found.y)
 
 
 def _first_weight_alpha(one: Training) -> Points:
     names = [name for name in one.history.names if name.startswith(WEIGHTS)]
-    fits = (
-        {n: _alpha(found) for n, found in one.spectra(names[0]).items()}
-        if names
-        else {}
-    )
-    kept = {n: value for n, value in fits.items() if value is not None}
-    return list(kept), list(kept.values())
+    return one.of_spectra(names[0], _alpha) if names else Points([], [])
 
 
-def _largest(found: Spectrum) -> float:
-    return float(found.values[-1])
+def _largest_of(one: Training) -> Points:
+    return one.of_spectra(JACOBIAN, lambda found: (float(found.values[-1]), 0.0))
 
 
-def _alpha(found: Spectrum) -> float | None:
+def _alpha_of(one: Training) -> Points:
+    return one.of_spectra(JACOBIAN, _alpha)
+
+
+def _alpha(found: Spectrum) -> tuple[float, float] | None:
     fit = tail_fit(found)
-    return None if fit is None else fit.alpha
+    return None if fit is None else (fit.alpha, fit.alpha_stderr)
