@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Final, Self, final
+from typing import Final, final
 
 import psutil
 
@@ -30,7 +30,7 @@ class Share(int):
     parts: int
 
     @classmethod
-    def of(cls, memory: str | int | None, parts: int) -> Self | None:
+    def of(cls, memory: str | int | None, parts: int) -> "Share | None":
         """Return each one's part of a budget that several use at one time.
 
         Args:
