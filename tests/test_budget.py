@@ -5,6 +5,7 @@ import pytest
 
 from eigenscope import budget
 from eigenscope.budget import (
+    Share,
     available_memory,
     format_bytes,
     parse_bytes,
@@ -29,6 +30,15 @@ SIZES = {
 @pytest.mark.parametrize(("size", "num_bytes"), SIZES.items())
 def test_a_size_is_read_in_decimal_and_binary_units(size, num_bytes):
     assert parse_bytes(size) == num_bytes
+
+
+@pytest.mark.parametrize(("memory", "half"), [("3kB", 1500), (7, 3), (None, 250)])
+def test_a_share_is_a_part_of_what_is_given_or_of_half_of_what_is_free(
+    memory, half, monkeypatch
+):
+    monkeypatch.setattr(budget, "available_memory", lambda: 1000)
+    share = Share.of(memory, 2)
+    assert (resolve(share), share.parts) == (half, 2)
 
 
 @pytest.mark.message

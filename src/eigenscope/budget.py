@@ -30,23 +30,20 @@ class Share(int):
     parts: int
 
     @classmethod
-    def of(cls, memory: str | int | None, parts: int) -> "Share | None":
+    def of(cls, memory: str | int | None, parts: int) -> "Share":
         """Return each one's part of a budget that several use at one time.
 
         Args:
-            memory: The budget; of None, which is half of what is available, each
-                takes its own.
+            memory: The budget, as `resolve` takes it.
             parts: How many use it.
 
         Returns:
             The part.
 
         Raises:
-            ValueError: If it is not a size.
+            ValueError: As `resolve`.
         """
-        if memory is None:
-            return None
-        made = cls(max(1, parse_bytes(memory) // parts))
+        made = cls(max(1, resolve(memory) // parts))
         made.parts = parts
         return made
 

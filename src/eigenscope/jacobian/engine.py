@@ -24,6 +24,7 @@ from eigenscope.jacobian.independence import require_same_in_parts
 from eigenscope.jacobian.mixing import at_least_two
 from eigenscope.jacobian.pieces import pieces
 from eigenscope.jacobian.proof import Coverage, Path, prove, reason_without_rules
+from eigenscope.jacobian.rows import require_finite_gradients
 from eigenscope.jacobian.rules import PerSample
 from eigenscope.jacobian.sample_axes import SampleAxes
 from eigenscope.problem import (
@@ -391,24 +392,3 @@ def require_finite_rows(engine: ParameterEngine, batch: Batch) -> None:
     }
     for sample in batch.parts(1):
         engine.fill(sample, results)
-
-
-def require_finite_gradients(name: str, result: Tensor, start: int) -> None:
-    """Raise if an entry of one parameter's gradients is NaN or infinite.
-
-    Args:
-        name: The parameter.
-        result: Gradients of consecutive samples, which are on axis 0.
-        start: Index of the first.
-
-    Raises:
-        ValueError: Naming the first such sample and the parameter.
-    """
-    bad = (~result.isfinite()).flatten(1).any(1)
-    if bool(bad.any()):
-        sample = start + int(bad.nonzero()[0, 0])
-        raise ValueError(
-            f"the Jacobian by the parameters must be finite; that of sample {sample} "
-            f"by {name!r} holds NaN or infinity. Look at the scale of this sample and "
-            "of the weights, or compute in float64."
-        )

@@ -1,7 +1,8 @@
 """From rows of one Jacobian to those of the named outputs: small products per sample.
 
 Logits, probabilities and log-probabilities share one set of rows, those of the logits
-or of the features before the last linear layer.
+or of the features before the last linear layer. Jacobians by inputs and by parameters
+must be finite.
 """
 
 import torch
@@ -69,4 +70,25 @@ def require_finite(result: Float[Tensor, "sample output *input"], start: int) ->
             "the input Jacobian must be finite; that of sample "
             f"{start + int(bad.nonzero()[0, 0])} holds NaN or infinity. Look at the "
             "scale of this input and of the weights, or compute in float64."
+        )
+
+
+def require_finite_gradients(name: str, result: Tensor, start: int) -> None:
+    """Raise if an entry of one parameter's gradients is NaN or infinite.
+
+    Args:
+        name: The parameter.
+        result: Gradients of consecutive samples, which are on axis 0.
+        start: Index of the first.
+
+    Raises:
+        ValueError: Naming the first such sample and the parameter.
+    """
+    bad = (~result.isfinite()).flatten(1).any(1)
+    if bool(bad.any()):
+        sample = start + int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"the Jacobian by the parameters must be finite; that of sample {sample} "
+            f"by {name!r} holds NaN or infinity. Look at the scale of this sample and "
+            "of the weights, or compute in float64."
         )

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigenscope.jacobian import OpenChunk, ParameterEngine, PerSample
-from eigenscope.jacobian.engine import require_finite_gradients
+from eigenscope.jacobian.rows import require_finite_gradients
 from eigenscope.kernels.choices import riders_of
 from eigenscope.kernels.factors import Factor, factor_of, joined
 from eigenscope.kernels.formed import Formed

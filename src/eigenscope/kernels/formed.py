@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from eigenscope.autodiff import writable_empty
 from eigenscope.jacobian import Convolved, Outer, PerSample
-from eigenscope.jacobian.engine import require_finite_gradients
+from eigenscope.jacobian.rows import require_finite_gradients
 from eigenscope.jacobian.rules.patches import Geometry, patches
 
 _OWN_ENTRIES = 1024

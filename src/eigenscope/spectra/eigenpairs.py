@@ -62,14 +62,15 @@ class Eigenpairs:
 
         Args:
             path: The file's name, taken as it is.
-            wall_time: Whether the seconds it took are part of the file. Runs keep them
-                in their manifest alone, so that equal pairs are equal files.
+            wall_time: Whether the seconds it took are kept. In runs they are in the
+                manifest alone, so that equal pairs are equal files.
         """
-        made = self.provenance if wall_time else files.untimed(self.provenance)
         arrays = {name: getattr(self, name).cpu() for name in _ARRAYS}
         if arrays["vectors"].dtype == torch.bfloat16:  # NumPy has none
             arrays["vectors"] = arrays["vectors"].float()
-        header: dict[str, JsonValue] = {"provenance": made}
+        header: dict[str, JsonValue] = {
+            "provenance": files.kept(self.provenance, wall_time=wall_time)
+        }
         found = {name: array.numpy() for name, array in arrays.items()}
         files.write(Path(path), kind=_KIND, header=header, arrays=found)
 

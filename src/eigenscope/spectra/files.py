@@ -39,16 +39,21 @@ def write(
     write_atomically(path, content.getvalue())
 
 
-def untimed(provenance: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return a provenance that is the same whenever and wherever it is computed.
+def kept(
+    provenance: Mapping[str, JsonValue], *, wall_time: bool
+) -> dict[str, JsonValue]:
+    """Return what a file holds of a provenance.
 
     Args:
         provenance: How a result was made.
+        wall_time: Whether the seconds that it took are part of it; without them it is
+            the same whenever it is computed.
 
     Returns:
-        All of it but the wall time.
+        All of it, or all but the wall time.
     """
-    return {name: value for name, value in provenance.items() if name != _WALL_TIME}
+    left_out = () if wall_time else (_WALL_TIME,)
+    return {name: value for name, value in provenance.items() if name not in left_out}
 
 
 def read(path: Path, *, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

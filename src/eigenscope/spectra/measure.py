@@ -364,13 +364,12 @@ class Spectrum:
 
         Args:
             path: The file's name, taken as it is.
-            wall_time: Whether the seconds it took are part of the file. Runs keep them
-                in their manifest alone, so that equal spectra are equal files.
+            wall_time: Whether the seconds it took are kept. In runs they are in the
+                manifest alone, so that equal spectra are equal files.
         """
-        made = self.provenance if wall_time else files.untimed(self.provenance)
         names = ("dimension", "exact", "noise_floor", "error", "converged")
         header: dict[str, JsonValue] = {name: getattr(self, name) for name in names}
-        header["provenance"] = made
+        header["provenance"] = files.kept(self.provenance, wall_time=wall_time)
         arrays = {"values": self.values, "weights": self.weights}
         if self.quadrature is not None:
             arrays |= self.quadrature.arrays()
@@ -387,8 +386,7 @@ class Spectrum:
             A spectrum equal to the saved one.
 
         Raises:
-            ValueError: If the file is damaged, not a saved spectrum, or of a newer
-                format.
+            ValueError: If the file is damaged, of another kind, or of a newer format.
             FileNotFoundError: If there is no such file.
         """
         header, arrays = files.read(Path(path), kind="spectrum")
